@@ -1,0 +1,3 @@
+"""gpucost: the GPU cost ledger for Kubernetes."""
+
+__version__ = "0.1.0"

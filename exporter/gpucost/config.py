@@ -1,0 +1,306 @@
+"""Settings and the price table: declared as fields, validated once, handed on as values.
+
+One YAML file holds everything; flags and environment only what differs by pod (cli.py). Every
+error names the path of the bad field and what to do. Unknown keys are errors: a misspelt
+price must not silently cost nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from zoneinfo import ZoneInfo
+
+import msgspec
+import yaml
+from msgspec import Meta, Struct, field
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_CONFIG_BYTES = 4 << 20
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Ratio = Annotated[float, Meta(ge=0, le=1)]
+Usd = Annotated[float, Meta(ge=0, le=1e9)]
+PositiveUsd = Annotated[float, Meta(gt=0, le=1e9)]
+Words = Annotated[str, Meta(min_length=1, max_length=253)]
+CapacityType = Literal["on_demand", "spot", "reserved"]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. The message names the field and the remedy."""
+
+
+class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A block of settings; a key it does not declare is an error."""
+
+
+class OnPremises(_Section):
+    """A bought GPU: capital over its lifetime, plus energy.
+
+    `capital_usd` is for one GPU with its share of the server.
+    """
+
+    capital_usd: PositiveUsd
+    lifetime_years: Annotated[float, Meta(gt=0, le=50)]
+    usd_per_kwh: Annotated[float, Meta(ge=0, le=100)]
+    pue: Annotated[float, Meta(ge=1, le=10)] = 1.0
+    idle_watts: Annotated[float, Meta(ge=0, le=10_000)] = 60.0
+    """Assumed while the GPU's power is not known; the price is then `estimated`."""
+
+
+class PriceRow(_Section):
+    """One row of the user's table. It matches a GPU when every condition that it states does.
+
+    Exactly one of `gpu_usd_per_hour` (one whole GPU), `node_usd_per_hour` (the whole instance)
+    and `on_premises` is the price. The first matching row of the table wins.
+    """
+
+    node_selector: dict[Words, str] = field(default_factory=dict)
+    instance_type: str | None = None
+    region: str | None = None
+    capacity_type: CapacityType | None = None
+    gpu_model: str | None = None
+    """As NVML or the node's label writes it; case, spaces and dashes do not matter."""
+    gpu_usd_per_hour: Usd | None = None
+    node_usd_per_hour: Usd | None = None
+    gpu_count: Annotated[float, Meta(gt=0, le=1024)] | None = None
+    """GPUs of the instance type, where the shipped table does not know it."""
+    on_premises: OnPremises | None = None
+
+
+class Discount(_Section):
+    """Part of the price that is not paid, where every stated condition matches."""
+
+    ratio: Annotated[float, Meta(ge=0, lt=1)]
+    name: str = ""
+    provider: str | None = None
+    capacity_type: CapacityType | None = None
+    instance_type: str | None = None
+    gpu_model: str | None = None
+
+
+class GpuOnlyWeights(_Section):
+    """Shares of an instance's price by component, for `split: gpu_only`.
+
+    The defaults are the 95/3/2 that Datadog's cloud cost allocation publishes.
+    """
+
+    gpu: Annotated[float, Meta(gt=0)] = 0.95
+    cpu: Annotated[float, Meta(ge=0)] = 0.03
+    memory: Annotated[float, Meta(ge=0)] = 0.02
+
+
+class Prices(_Section):
+    """The user's prices, and how a node's price is split."""
+
+    table: tuple[PriceRow, ...] = ()
+    fallback: dict[Words, PositiveUsd] = field(default_factory=dict)
+    """GPU model to USD per hour of one GPU, where neither table nor catalogue has a price."""
+    discounts: tuple[Discount, ...] = ()
+    split: Literal["whole_node", "gpu_only"] = "whole_node"
+    gpu_only_weights: GpuOnlyWeights = GpuOnlyWeights()
+    mig_split: Literal["compute", "memory"] = "compute"
+    use_catalogue: bool = True
+    updated: Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
+    """The day (YYYY-MM-DD) these prices were right; published as their age."""
+
+
+class NodeSettings(_Section):
+    """What to believe of the node where its labels say nothing (a plain VM has none)."""
+
+    instance_type: str = ""
+    region: str = ""
+    capacity_type: CapacityType | None = None
+    labels: dict[Words, str] = field(default_factory=dict)
+
+
+class Nvml(_Section):
+    """The NVML source."""
+
+    enabled: bool = True
+    timeout_seconds: Seconds = 4.0
+
+
+class Dcgm(_Section):
+    """The DCGM source: a dcgm-exporter on this node."""
+
+    enabled: bool = True
+    url: Annotated[str, Meta(pattern=r"^https?://")] | None = None
+    """Its /metrics; unset: found among the node's pods."""
+    pod_selector: dict[Words, str] = field(default_factory=dict)
+    """Pod labels to find it by; unset: app=nvidia-dcgm-exporter and its Helm chart's."""
+    port: Annotated[int, Meta(ge=1, le=65_535)] = 9400
+    timeout_seconds: Seconds = 3.0
+    max_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 16 << 20
+    interval_seconds: Seconds = 10.0
+    """dcgm-exporter renews its values every 30 s by default; asking much oftener only costs."""
+
+
+class Kubelet(_Section):
+    """The kubelet's pod-resources socket."""
+
+    enabled: bool = True
+    socket: Words = "/var/lib/kubelet/pod-resources/kubelet.sock"
+    timeout_seconds: Seconds = 3.0
+    max_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 64 << 20
+    keep_holders_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 300.0
+    """How long the last known holders stay while the kubelet is silent."""
+    resource_names: tuple[Words, ...] = ()
+    """Extended resources that are GPUs, beside nvidia.com/gpu, gpu.shared and mig-*."""
+
+
+class Kubernetes(_Section):
+    """The API server."""
+
+    enabled: bool = True
+    timeout_seconds: Seconds = 10.0
+    team_labels: tuple[Words, ...] = ("gpucost.io/team", "team", "app.kubernetes.io/part-of")
+    """Pod labels that name the team; the first one present counts."""
+    published_labels: tuple[Words, ...] = ()
+    """Pod labels joined through gpucost_pod_labels; shell patterns, e.g. `app.kubernetes.io/*`."""
+    published_annotations: tuple[Words, ...] = ()
+
+
+class Http(_Section):
+    """The HTTP server."""
+
+    max_connections: Annotated[int, Meta(ge=1, le=10_000)] = 32
+    timeout_seconds: Seconds = 15.0
+
+
+class Config(_Section):
+    """Everything one file may say."""
+
+    cycle_seconds: Annotated[float, Meta(ge=1, le=300)] = 5.0
+    scrape_interval_seconds: Annotated[float, Meta(ge=1, le=3600)] = 15.0
+    """Of the Prometheus that scrapes: new counters are shown at 0 for two of these."""
+    idle_threshold_ratio: Ratio = 0.01
+    starting_max_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 1800.0
+    labels_wait_seconds: Annotated[float, Meta(ge=0, le=600)] = 60.0
+    """How long a new counter waits for its pod's labels before they are `unknown` for good."""
+    linger_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 300.0
+    """How long an ended pod's counters stay."""
+    unhealthy_paid_by: Literal["node", "holder"] = "node"
+    billing_time_zone: str = "UTC"
+    node: NodeSettings = NodeSettings()
+    prices: Prices = Prices()
+    nvml: Nvml = Nvml()
+    dcgm: Dcgm = Dcgm()
+    kubelet: Kubelet = Kubelet()
+    kubernetes: Kubernetes = Kubernetes()
+    http: Http = Http()
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The billing time zone."""
+        return ZoneInfo(self.billing_time_zone)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML lets a later duplicate key win in silence; a price table must not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            try:
+                duplicate = key in seen
+            except TypeError:
+                raise ConfigError(
+                    f"{_where(key_node.start_mark)}: a key must be plain text, not a list or map."
+                ) from None
+            if duplicate:
+                raise ConfigError(
+                    f"{_where(key_node.start_mark)}: `{key}` is given twice. Keep one of them."
+                )
+            seen.add(key)
+        return cast("dict[Any, Any]", super().construct_mapping(node, deep=deep))
+
+
+def _where(mark: yaml.Mark | None) -> str:
+    return "the file" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}"
+
+
+def load(path: Path) -> Config:
+    """Read and validate a configuration file.
+
+    Raises ConfigError, which names the file, the field and the remedy.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}. Check the path and its permissions."
+        ) from error
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes. Is it the right file?")
+    try:
+        return parse(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def parse(text: str | bytes) -> Config:
+    """Validate the text of a configuration file. Raises ConfigError."""
+    try:
+        raw = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(
+            f"{_where(error.problem_mark)}: not YAML: {error.problem}. Mend the syntax there."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise ConfigError(f"not YAML: {error}. Save it as UTF-8 text in YAML.") from error
+    try:
+        config = msgspec.convert({} if raw is None else raw, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error))) from error
+    _check(config)
+    return config
+
+
+def _explain(message: str) -> str:
+    """Put msgspec's `what - at $.path` as `path: what`, with what to do."""
+    what, _, path = message.partition(" - at `$")
+    path = path.rstrip("`").lstrip(".") or "top level"
+    if unknown := re.search(r"unknown field `(.*)`", what):
+        return (
+            f"{path}: there is no setting `{unknown[1]}`. Check its spelling and indentation"
+            " against docs/operations.md."
+        )
+    return f"{path}: {what}. Correct the value (docs/operations.md lists every setting)."
+
+
+def _check(config: Config) -> None:
+    """What types cannot say. Raises ConfigError."""
+    try:
+        _ = config.zone
+    except (KeyError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"billing_time_zone: no time zone `{config.billing_time_zone}`. Use an IANA name such"
+            " as Europe/Berlin."
+        ) from error
+    earlier: list[PriceRow] = []
+    for index, row in enumerate(config.prices.table):
+        path = f"prices.table[{index}]"
+        prices = [row.gpu_usd_per_hour, row.node_usd_per_hour, row.on_premises]
+        if sum(price is not None for price in prices) != 1:
+            raise ConfigError(
+                f"{path}: give exactly one of gpu_usd_per_hour, node_usd_per_hour and on_premises."
+            )
+        conditions = msgspec.structs.replace(
+            row, gpu_usd_per_hour=None, node_usd_per_hour=None, on_premises=None, gpu_count=None
+        )
+        if conditions in earlier:
+            raise ConfigError(
+                f"{path}: states the same conditions as prices.table[{earlier.index(conditions)}],"
+                " so it could never apply. Remove one of them."
+            )
+        earlier.append(conditions)
+    if 2 * config.scrape_interval_seconds > config.linger_seconds:
+        raise ConfigError(
+            "linger_seconds: ended pods' counters must stay for at least two scrape intervals"
+            f" ({2 * config.scrape_interval_seconds:g} s), or their last dollars are never seen."
+        )

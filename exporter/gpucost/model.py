@@ -1,0 +1,505 @@
+"""The domain: frozen values that flow from the sources to the page, units in their names.
+
+`None` always means "not known", never zero. Nothing here reads, waits or logs.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, NewType
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+UnitId = NewType("UnitId", str)
+"""What can be held: a GPU's UUID, or `<gpu uuid>/<gi>/<ci>` for a MIG instance.
+
+GPU and compute instance ids are the join that NVML and DCGM share (DCGM knows no MIG UUID).
+"""
+
+
+class State(StrEnum):
+    """The one state of a GPU-second, in the order in which they are asked (docs/design.md)."""
+
+    PROVISIONING = "provisioning"
+    UNHEALTHY = "unhealthy"
+    STRANDED = "stranded"
+    UNALLOCATED = "unallocated"
+    UNATTRIBUTED = "unattributed"
+    STARTING = "starting"
+    FAILING = "failing"
+    TERMINATING = "terminating"
+    UNMEASURED = "unmeasured"
+    USED = "used"
+    UNDERUSED = "underused"
+    IDLE = "idle"
+
+
+NODE_STATES = (
+    State.PROVISIONING,
+    State.UNHEALTHY,
+    State.STRANDED,
+    State.UNALLOCATED,
+    State.UNATTRIBUTED,
+)
+"""The states that the node pays for."""
+
+HOLDER_STATES = (
+    State.UNHEALTHY,
+    State.STARTING,
+    State.FAILING,
+    State.TERMINATING,
+    State.UNMEASURED,
+    State.USED,
+    State.UNDERUSED,
+    State.IDLE,
+)
+"""The states that a holder pays for (unhealthy: only by setting)."""
+
+WASTE_STATES = (
+    State.IDLE,
+    State.UNDERUSED,
+    State.STARTING,
+    State.FAILING,
+    State.TERMINATING,
+)
+"""A pod's waste, each state its own reason."""
+
+
+class Signal(StrEnum):
+    """Where an activity comes from; all mean the share of time that the device was busy."""
+
+    DCGM_GR_ENGINE = "dcgm_gr_engine_active"
+    GPM_GRAPHICS = "gpm_graphics_util"
+    NVML_SAMPLES = "nvml_utilization_samples"
+    NVML_RATES = "nvml_utilization_rates"
+    DCGM_GPU_UTIL = "dcgm_gpu_util"
+
+
+class Method(StrEnum):
+    """How a share was found."""
+
+    EXCLUSIVE = "exclusive"
+    MIG = "mig"
+    REPLICAS = "replicas"
+    EVEN = "even"
+
+
+# --- What a device is -------------------------------------------------------------------------
+
+
+class MigInstance(Struct, frozen=True):
+    """A MIG device: one compute instance of one GPU instance.
+
+    `compute_slices` are those of the compute instance (the 1 of `1c.3g.20gb`); `uuid` is None
+    where only DCGM sees it.
+    """
+
+    gi: int
+    ci: int
+    profile: str
+    compute_slices: int
+    memory_bytes: int | None = None
+    uuid: str | None = None
+
+
+class Device(Struct, frozen=True):
+    """A physical GPU.
+
+    `index` is the driver's, `minor` the N of /dev/nvidiaN (GKE names devices by it). `mig` is
+    None where MIG mode is off, else its instances, perhaps none.
+    """
+
+    uuid: str
+    model: str
+    index: int | None = None
+    minor: int | None = None
+    memory_bytes: int | None = None
+    mig: tuple[MigInstance, ...] | None = None
+    mig_slices: int | None = None
+    """Compute slices of the whole GPU when partitioned (7 on A100 and H100, 4 on A30)."""
+
+
+def unit_of(gpu_uuid: str, instance: MigInstance | None = None) -> UnitId:
+    """The id of a GPU, or of one of its MIG instances."""
+    if instance is None:
+        return UnitId(gpu_uuid)
+    return UnitId(f"{gpu_uuid}/{instance.gi}/{instance.ci}")
+
+
+# --- What a device does -----------------------------------------------------------------------
+
+
+class Activity(Struct, frozen=True):
+    """The share of time a device was busy since the last reading.
+
+    `ratio` is the mean and `peak` the highest sample, both 0 to 1.
+    """
+
+    ratio: float
+    peak: float
+    signal: Signal
+
+
+class Efficiency(Struct, frozen=True):
+    """How hard the busy device worked, 0 to 1. Published, and never decides money."""
+
+    sm: float | None = None
+    tensor: float | None = None
+    memory: float | None = None
+
+
+class Process(Struct, frozen=True):
+    """A process on a device, by its host PID."""
+
+    pid: int
+    memory_bytes: int | None = None
+
+
+class UnitReading(Struct, frozen=True):
+    """What one unit (a GPU or a MIG instance) did since the last reading."""
+
+    activity: Activity | None = None
+    efficiency: Efficiency | None = None
+    memory_used_bytes: int | None = None
+    processes: tuple[Process, ...] | None = None
+
+
+class GpuReading(Struct, frozen=True):
+    """One physical GPU at one moment: what it is, what it did, how it is.
+
+    `instances` holds a reading for each MIG instance of `device`, in the same order. `faults`
+    are empty on a healthy GPU, else say why it cannot be used. Counters (`energy_joules`,
+    `xid_events`: XID code to count) are as their source keeps them, and may restart.
+    """
+
+    device: Device
+    reading: UnitReading = UnitReading()
+    instances: tuple[UnitReading, ...] = ()
+    power_watts: float | None = None
+    energy_joules: float | None = None
+    temperature_celsius: float | None = None
+    sm_clock_hertz: float | None = None
+    faults: tuple[str, ...] = ()
+    xid_events: Mapping[int, int] = {}
+
+
+# --- Who holds it -----------------------------------------------------------------------------
+
+
+class Holder(Struct, frozen=True, order=True):
+    """A container of a pod."""
+
+    namespace: str
+    pod: str
+    container: str
+
+
+class Holding(Struct, frozen=True):
+    """A device id that the kubelet (or DCGM's pod labels) says a container holds.
+
+    `device_id` is in the source's words: a UUID, `<uuid>::<n>`, `nvidia<minor>/gi<g>`, ...;
+    `attribution.resolve` knows them. `resource` is the extended resource's name, or empty.
+    """
+
+    holder: Holder
+    resource: str
+    device_id: str
+
+
+class Holdings(Struct, frozen=True):
+    """Everything held on the node, by one source.
+
+    `offered` lists the device ids that can be held at all (replicas of a shared GPU counted
+    one by one), None where the source cannot say. `unresolved` counts what is held in a form
+    the source could not express as a device id (DRA claims): while it is not 0, nobody knows
+    that a device is free.
+    """
+
+    holdings: tuple[Holding, ...] = ()
+    offered: tuple[str, ...] | None = None
+    unresolved: int = 0
+
+
+class ContainerStatus(Struct, frozen=True):
+    """A container as the kubelet reports it through the API; `waiting` is its reason or empty."""
+
+    name: str
+    running: bool = False
+    waiting: str = ""
+    restarts: int = 0
+    last_exit_code: int | None = None
+    init: bool = False
+
+
+class Pod(Struct, frozen=True):
+    """A pod of this node as the API server shows it.
+
+    `ready_probe` is True where any container has a readiness probe. `gpu_containers` are the
+    containers that ask for a GPU resource. `labels` and `annotations` hold only those that
+    the settings allow to be published.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    phase: str
+    workload: str
+    workload_kind: str
+    team: str
+    started_at: float | None = None
+    ready: bool = False
+    ready_probe: bool = False
+    deleted: bool = False
+    containers: tuple[ContainerStatus, ...] = ()
+    gpu_containers: tuple[str, ...] = ()
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether it ended; kubelets before 1.34 still list its devices."""
+        return self.phase in ("Succeeded", "Failed")
+
+
+class Node(Struct, frozen=True):
+    """This node. `labels` and `annotations` are whole: the price table selects by them."""
+
+    name: str
+    instance_type: str = ""
+    region: str = ""
+    zone: str = ""
+    node_pool: str = ""
+    capacity_type: str = ""
+    """on_demand, spot or reserved; empty where nothing says."""
+    provider: str = ""
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+
+
+# --- One look at the node ---------------------------------------------------------------------
+
+
+class Problem(Struct, frozen=True, order=True):
+    """Something wrong that a person can mend: counted by (source, kind), shown in full."""
+
+    source: str
+    kind: str
+    message: str
+    remedy: str = ""
+
+
+class SourceStatus(Struct, frozen=True):
+    """How a source's last read went; `last_success` is Unix time, None before the first."""
+
+    source: str
+    up: bool
+    duration_seconds: float
+    last_success: float | None = None
+
+
+class Snapshot(Struct, frozen=True):
+    """The node at one moment, as far as the sources could tell.
+
+    `holdings` is None where no source knows who holds what (a silent kubelet); on a machine
+    without Kubernetes it is empty, for there nobody can hold. `pods` is None without the API
+    server, keyed by (namespace, name). `node_known` is False until the Node was read.
+    """
+
+    wall_time: float
+    node: Node
+    node_known: bool
+    gpus: tuple[GpuReading, ...]
+    holdings: Holdings | None
+    pods: Mapping[tuple[str, str], Pod] | None
+    sources: tuple[SourceStatus, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+# --- Who pays ---------------------------------------------------------------------------------
+
+
+class Share(Struct, frozen=True):
+    """A part of one GPU, and whose it is. The shares of a GPU sum to 1.
+
+    `holder` is None for a part that nobody holds, whose `state` then says why (stranded,
+    unallocated or unattributed). `state` is None on held parts: waste.py decides.
+    """
+
+    gpu_uuid: str
+    ratio: float
+    unit: UnitId
+    instance: MigInstance | None
+    holder: Holder | None
+    method: Method
+    state: State | None = None
+    measured: bool = True
+    """Whether the unit's activity is this holder's alone."""
+
+
+class Price(Struct, frozen=True):
+    """What one whole GPU costs. `usd_per_hour` is None for an unpriced one."""
+
+    usd_per_hour: float | None
+    capacity_type: str
+    source: str
+    """node_annotation, table, catalogue, fallback, on_premises; `none` when unpriced."""
+    split: str
+    """whole_node, gpu_only, per_gpu (priced as a GPU), on_premises; `none` when unpriced."""
+    detail: str = ""
+    estimated: bool = False
+
+
+class Rate(Struct, frozen=True):
+    """What flows into one account each second: GPU-seconds and, where priced, dollars."""
+
+    gpu_uuid: str
+    holder: Holder | None
+    state: State
+    gpus: float
+    usd_per_second: float | None
+
+
+# --- The ledger -------------------------------------------------------------------------------
+
+
+class Account(Struct, frozen=True):
+    """Totals of one subject since its first second, by state.
+
+    `usd` is None until a first second had a price. `shown_at` and `priced_at` are the ledger's
+    clock when the seconds and the dollars were first exposed: they are shown at 0 for a while,
+    so that Prometheus sees the first increase.
+    """
+
+    seconds: Mapping[State, float]
+    usd: Mapping[State, float] | None = None
+    shown_at: float | None = None
+    priced_at: float | None = None
+
+
+class GpuLabels(Struct, frozen=True):
+    """The labels of a GPU's counters, frozen once shown."""
+
+    gpu: str
+    gpu_model: str
+    capacity_type: str
+
+
+class GpuAccount(Struct, frozen=True):
+    """A physical GPU's totals; not shown while `labels` is None."""
+
+    account: Account
+    opened_at: float
+    labels: GpuLabels | None = None
+
+
+class Seat(Struct, frozen=True, order=True):
+    """A holder on one GPU model; an empty holder is the node itself."""
+
+    holder: Holder
+    gpu_model: str
+
+
+class Payer(Struct, frozen=True, order=True):
+    """The labels of a pod's counters, frozen once shown."""
+
+    holder: Holder
+    workload: str
+    workload_kind: str
+    team: str
+    gpu_model: str
+    capacity_type: str
+
+
+class Workload(Struct, frozen=True, order=True):
+    """The labels of a month's counters: `month` is like 2026-11."""
+
+    month: str
+    namespace: str
+    workload: str
+    workload_kind: str
+    team: str
+    gpu_model: str
+    capacity_type: str
+
+
+class Tenure(Struct, frozen=True):
+    """What is remembered of a seat while it is taken, and until its counters are dropped.
+
+    `since` and `last_active` are Unix time; `opened_at` and `gone_at` the ledger's clock.
+    `payer` is None until the labels are known; until then what it spent waits in `pending`,
+    by month.
+    """
+
+    uid: str
+    opened_at: float
+    since: float | None = None
+    payer: Payer | None = None
+    pending: Mapping[str, Account] = {}
+    started: bool = False
+    last_active: float | None = None
+    memory_peak_bytes: int | None = None
+    energy_joules: float = 0.0
+    gone_at: float | None = None
+
+
+class XidCount(Struct, frozen=True):
+    """XID events of one GPU and code, and the ledger's clock when they were first shown."""
+
+    count: int
+    shown_at: float
+
+
+class Ledger(Struct, frozen=True):
+    """Every GPU-second since `started_at` (Unix time), in exactly one state and one account.
+
+    `clock_seconds` is the time charged so far: monotonic, deaf to the wall clock's jumps.
+    `billed_usd` is the integral of the GPUs' prices, kept apart from the accounts so that the
+    two can be compared; `node` is what nobody held, `settled_usd` what dropped accounts held.
+    """
+
+    started_at: float
+    clock_seconds: float = 0.0
+    billed_usd: float = 0.0
+    settled_usd: float = 0.0
+    gpus: Mapping[str, GpuAccount] = {}
+    node: Account = Account(seconds={})
+    tenures: Mapping[Seat, Tenure] = {}
+    pods: Mapping[Payer, Account] = {}
+    months: Mapping[Workload, Account] = {}
+    xids: Mapping[tuple[str, int], XidCount] = {}
+
+
+# --- What is shown ----------------------------------------------------------------------------
+
+
+class Usage(Struct, frozen=True):
+    """What a holder's share of one unit does now; `activity` is None where no signal exists."""
+
+    share: Share
+    rates: tuple[Rate, ...]
+    activity: float | None = None
+    memory_used_bytes: int | None = None
+
+
+class Report(Struct, frozen=True):
+    """Everything one cycle found, ready to be shown. Never changed, only replaced.
+
+    `usages` covers every part of every GPU, held or not. `price_dates` is Unix time by price
+    source. `month` is the billing month, like 2026-11.
+    """
+
+    snapshot: Snapshot
+    usages: tuple[Usage, ...]
+    prices: Mapping[str, Price]
+    ledger: Ledger
+    problems: tuple[Problem, ...]
+    month: str
+    price_dates: Mapping[str, float] = {}
+    config_in_force: bool = True
+    config_read_at: float | None = None
+    hold_seconds: float = 30.0
+    """How long new counters are shown at 0."""
+    simulated: bool = False

@@ -1,0 +1,1 @@
+"""One outside system a module: `read()` fetches, `parse_*` thinks."""
