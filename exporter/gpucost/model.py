@@ -215,12 +215,14 @@ class Holdings(Struct, frozen=True):
     `offered` lists the device ids that can be held at all (replicas of a shared GPU counted
     one by one), None where the source cannot say. `unresolved` counts what is held in a form
     the source could not express as a device id (DRA claims): while it is not 0, nobody knows
-    that a device is free.
+    that a device is free. `assumed` marks a machine without Kubernetes: nobody can hold, but
+    nobody said so either.
     """
 
     holdings: tuple[Holding, ...] = ()
     offered: tuple[str, ...] | None = None
     unresolved: int = 0
+    assumed: bool = False
 
 
 class ContainerStatus(Struct, frozen=True):
@@ -428,14 +430,17 @@ class Workload(Struct, frozen=True, order=True):
 class Tenure(Struct, frozen=True):
     """What is remembered of a seat while it is taken, and until its counters are dropped.
 
-    `since` and `last_active` are Unix time; `opened_at` and `gone_at` the ledger's clock.
-    `payer` is None until the labels are known; until then what it spent waits in `pending`,
-    by month.
+    `since` and `last_active` are Unix time; `opened_at`, `held_at` and `gone_at` the ledger's
+    clock. `since` and `held_at` are None while a pod asks for a GPU and holds none yet;
+    `held_before` is how long it had held when it was first seen. `payer` is None until the
+    labels are known; until then what it spent waits in `pending`, by month.
     """
 
     uid: str
     opened_at: float
     since: float | None = None
+    held_at: float | None = None
+    held_before: float = 0.0
     payer: Payer | None = None
     pending: Mapping[str, Account] = {}
     started: bool = False
