@@ -135,6 +135,7 @@ def attribute(
             shares.append(
                 Share(
                     gpu_uuid=device.uuid,
+                    gpu_model=device.model,
                     ratio=rest,
                     unit=unit_of(device.uuid),
                     instance=None,
@@ -161,6 +162,7 @@ def _split(
     def share(ratio: float, holder: Holder | None, method: Method, *, measured: bool) -> Share:
         return Share(
             gpu_uuid=device.uuid,
+            gpu_model=device.model,
             ratio=ratio,
             unit=unit,
             instance=instance,

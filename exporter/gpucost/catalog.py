@@ -97,7 +97,7 @@ _ROWS = (
         "gpucost_gpu_energy_joules_total",
         "counter",
         GPU,
-        "Energy used by the whole GPU, as its driver counts it (restarts when the driver reloads).",
+        "Energy used by the whole GPU, as its driver counts it: it restarts with the driver.",
     ),
     Family("gpucost_gpu_temperature_celsius", "gauge", GPU, "Temperature of the GPU."),
     Family("gpucost_gpu_sm_clock_hertz", "gauge", GPU, "SM clock of the GPU."),

@@ -36,7 +36,7 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A block of settings; a key it does not declare is an error."""
 
 
-class OnPremises(_Section):
+class OnPremises(_Section, frozen=True):
     """A bought GPU: capital over its lifetime, plus energy.
 
     `capital_usd` is for one GPU with its share of the server.
@@ -50,7 +50,7 @@ class OnPremises(_Section):
     """Assumed while the GPU's power is not known; the price is then `estimated`."""
 
 
-class PriceRow(_Section):
+class PriceRow(_Section, frozen=True):
     """One row of the user's table. It matches a GPU when every condition that it states does.
 
     Exactly one of `gpu_usd_per_hour` (one whole GPU), `node_usd_per_hour` (the whole instance)
@@ -70,7 +70,7 @@ class PriceRow(_Section):
     on_premises: OnPremises | None = None
 
 
-class Discount(_Section):
+class Discount(_Section, frozen=True):
     """Part of the price that is not paid, where every stated condition matches."""
 
     ratio: Annotated[float, Meta(ge=0, lt=1)]
@@ -81,7 +81,7 @@ class Discount(_Section):
     gpu_model: str | None = None
 
 
-class GpuOnlyWeights(_Section):
+class GpuOnlyWeights(_Section, frozen=True):
     """Shares of an instance's price by component, for `split: gpu_only`.
 
     The defaults are the 95/3/2 that Datadog's cloud cost allocation publishes.
@@ -92,7 +92,7 @@ class GpuOnlyWeights(_Section):
     memory: Annotated[float, Meta(ge=0)] = 0.02
 
 
-class Prices(_Section):
+class Prices(_Section, frozen=True):
     """The user's prices, and how a node's price is split."""
 
     table: tuple[PriceRow, ...] = ()
@@ -107,7 +107,7 @@ class Prices(_Section):
     """The day (YYYY-MM-DD) these prices were right; published as their age."""
 
 
-class NodeSettings(_Section):
+class NodeSettings(_Section, frozen=True):
     """What to believe of the node where its labels say nothing (a plain VM has none)."""
 
     instance_type: str = ""
@@ -116,14 +116,14 @@ class NodeSettings(_Section):
     labels: dict[Words, str] = field(default_factory=dict)
 
 
-class Nvml(_Section):
+class Nvml(_Section, frozen=True):
     """The NVML source."""
 
     enabled: bool = True
     timeout_seconds: Seconds = 4.0
 
 
-class Dcgm(_Section):
+class Dcgm(_Section, frozen=True):
     """The DCGM source: a dcgm-exporter on this node."""
 
     enabled: bool = True
@@ -138,7 +138,7 @@ class Dcgm(_Section):
     """dcgm-exporter renews its values every 30 s by default; asking much oftener only costs."""
 
 
-class Kubelet(_Section):
+class Kubelet(_Section, frozen=True):
     """The kubelet's pod-resources socket."""
 
     enabled: bool = True
@@ -151,7 +151,7 @@ class Kubelet(_Section):
     """Extended resources that are GPUs, beside nvidia.com/gpu, gpu.shared and mig-*."""
 
 
-class Kubernetes(_Section):
+class Kubernetes(_Section, frozen=True):
     """The API server."""
 
     enabled: bool = True
@@ -163,14 +163,14 @@ class Kubernetes(_Section):
     published_annotations: tuple[Words, ...] = ()
 
 
-class Http(_Section):
+class Http(_Section, frozen=True):
     """The HTTP server."""
 
     max_connections: Annotated[int, Meta(ge=1, le=10_000)] = 32
     timeout_seconds: Seconds = 15.0
 
 
-class Config(_Section):
+class Config(_Section, frozen=True):
     """Everything one file may say."""
 
     cycle_seconds: Annotated[float, Meta(ge=1, le=300)] = 5.0
@@ -303,4 +303,9 @@ def _check(config: Config) -> None:
         raise ConfigError(
             "linger_seconds: ended pods' counters must stay for at least two scrape intervals"
             f" ({2 * config.scrape_interval_seconds:g} s), or their last dollars are never seen."
+        )
+    if config.labels_wait_seconds > config.linger_seconds:
+        raise ConfigError(
+            "labels_wait_seconds: must not be longer than linger_seconds"
+            f" ({config.linger_seconds:g} s), or a short pod's dollars would end without labels."
         )

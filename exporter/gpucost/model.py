@@ -331,6 +331,7 @@ class Share(Struct, frozen=True):
     """
 
     gpu_uuid: str
+    gpu_model: str
     ratio: float
     unit: UnitId
     instance: MigInstance | None
@@ -397,6 +398,14 @@ class GpuAccount(Struct, frozen=True):
     labels: GpuLabels | None = None
 
 
+class PodAccount(Struct, frozen=True):
+    """A pod's totals, and the ledger's clock when its holder was last there."""
+
+    account: Account
+    seen_at: float
+    energy_joules: float = 0.0
+
+
 class Seat(Struct, frozen=True, order=True):
     """A holder on one GPU model; an empty holder is the node itself."""
 
@@ -433,7 +442,8 @@ class Tenure(Struct, frozen=True):
     `since` and `last_active` are Unix time; `opened_at`, `held_at` and `gone_at` the ledger's
     clock. `since` and `held_at` are None while a pod asks for a GPU and holds none yet;
     `held_before` is how long it had held when it was first seen. `payer` is None until the
-    labels are known; until then what it spent waits in `pending`, by month.
+    labels are known; until then what it spent waits in `pending`, by month, and its energy in
+    `pending_joules`.
     """
 
     uid: str
@@ -446,7 +456,7 @@ class Tenure(Struct, frozen=True):
     started: bool = False
     last_active: float | None = None
     memory_peak_bytes: int | None = None
-    energy_joules: float = 0.0
+    pending_joules: float = 0.0
     gone_at: float | None = None
 
 
@@ -472,7 +482,7 @@ class Ledger(Struct, frozen=True):
     gpus: Mapping[str, GpuAccount] = {}
     node: Account = Account(seconds={})
     tenures: Mapping[Seat, Tenure] = {}
-    pods: Mapping[Payer, Account] = {}
+    pods: Mapping[Payer, PodAccount] = {}
     months: Mapping[Workload, Account] = {}
     xids: Mapping[tuple[str, int], XidCount] = {}
 

@@ -1,0 +1,293 @@
+"""The ledger: pure accrual of GPU-seconds and dollars, each into exactly one account.
+
+`accrue` charges a stretch of time at constant rates, so charging 10 x 1 s equals 1 x 10 s. The
+bill is integrated beside the accounts and never derived from them: `imbalance_usd` compares the
+two, and is 0 within float error or the ledger is wrong.
+"""
+
+from __future__ import annotations
+
+from math import fsum
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from gpucost.model import (
+    Account,
+    GpuAccount,
+    GpuLabels,
+    GpuReading,
+    Ledger,
+    Payer,
+    PodAccount,
+    Price,
+    Rate,
+    Seat,
+    Snapshot,
+    State,
+    Tenure,
+    Usage,
+    Workload,
+    XidCount,
+)
+from gpucost.tenure import NODE, UNKNOWN, Patience
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+_HOUR_SECONDS = 3600.0
+
+EMPTY = Account(seconds={})
+"""An account at its first moment."""
+
+
+def credited(
+    account: Account, rates: Iterable[Rate], seconds: float, clock_seconds: float | None
+) -> Account:
+    """The account after `seconds` at `rates`.
+
+    `clock_seconds` stamps the first time its figures are shown; None for an account that is
+    not shown yet.
+    """
+    gpu_seconds = dict(account.seconds)
+    usd = None if account.usd is None else dict(account.usd)
+    for rate in rates:
+        gpu_seconds[rate.state] = gpu_seconds.get(rate.state, 0.0) + rate.gpus * seconds
+        if rate.usd_per_second is not None:
+            usd = {} if usd is None else usd
+            usd[rate.state] = usd.get(rate.state, 0.0) + rate.usd_per_second * seconds
+    return _stamped(Account(gpu_seconds, usd, account.shown_at, account.priced_at), clock_seconds)
+
+
+def merged(into: Account, other: Account, clock_seconds: float) -> Account:
+    """Both accounts in one that is shown."""
+    seconds = {s: into.seconds.get(s, 0.0) + other.seconds.get(s, 0.0) for s in State}
+    usd = None
+    if into.usd is not None or other.usd is not None:
+        ours, theirs = into.usd or {}, other.usd or {}
+        usd = {s: ours.get(s, 0.0) + theirs.get(s, 0.0) for s in State}
+    return _stamped(Account(seconds, usd, into.shown_at, into.priced_at), clock_seconds)
+
+
+def _stamped(account: Account, clock_seconds: float | None) -> Account:
+    if clock_seconds is None:
+        return account
+    shown_at, priced_at = account.shown_at, account.priced_at
+    if shown_at is not None and (priced_at is not None or account.usd is None):
+        return account
+    return Account(
+        account.seconds,
+        account.usd,
+        clock_seconds if shown_at is None else shown_at,
+        clock_seconds if priced_at is None and account.usd is not None else priced_at,
+    )
+
+
+def opened(
+    ledger: Ledger,
+    snapshot: Snapshot,
+    tenures: Mapping[Seat, Tenure],
+    *,
+    patience: Patience,
+    oldest_month: str,
+) -> Ledger:
+    """The ledger with this cycle's tenures: new accounts opened at 0, ended ones settled.
+
+    Called before the time is charged, so that a new series starts at 0. Months before
+    `oldest_month` (like 2026-11) are let go.
+    """
+    clock = ledger.clock_seconds
+    pods = dict(ledger.pods)
+    months = {key: account for key, account in ledger.months.items() if key.month >= oldest_month}
+    kept: dict[Seat, Tenure] = {}
+    for seat, tenure in tenures.items():
+        kept[seat] = tenure
+        payer = tenure.payer
+        if payer is None:
+            continue
+        for month, waiting in tenure.pending.items():
+            key = workload_of(payer, month)
+            months[key] = merged(months.get(key, EMPTY), waiting, clock)
+        if seat.holder == NODE:
+            if tenure.pending:
+                kept[seat] = replace(tenure, pending={})
+            continue
+        held = pods.get(payer)
+        if held is None:
+            held = PodAccount(account=_stamped(EMPTY, clock), seen_at=clock)
+        account, joules = held.account, held.energy_joules
+        if tenure.pending or tenure.pending_joules:
+            for waiting in tenure.pending.values():
+                account = merged(account, waiting, clock)
+            joules += tenure.pending_joules
+            kept[seat] = replace(tenure, pending={}, pending_joules=0.0)
+        seen_at = clock if tenure.gone_at is None else held.seen_at
+        pods[payer] = PodAccount(account=account, seen_at=seen_at, energy_joules=joules)
+    ended = [p for p, held in pods.items() if clock - held.seen_at >= patience.linger_seconds]
+    settled = [ledger.settled_usd]
+    for payer in ended:
+        settled += _dollars(pods.pop(payer).account)
+    return replace(
+        ledger,
+        settled_usd=fsum(settled),
+        gpus=_gpus_opened(ledger, snapshot, patience),
+        tenures=kept,
+        pods=pods,
+        months=months,
+        xids=_xids(ledger, snapshot.gpus),
+    )
+
+
+def _gpus_opened(
+    ledger: Ledger, snapshot: Snapshot, patience: Patience
+) -> Mapping[str, GpuAccount]:
+    """The GPUs' accounts, with labels once the node is known or not to be had in time."""
+    clock = ledger.clock_seconds
+    gpus = dict(ledger.gpus)
+    for gpu in snapshot.gpus:
+        device = gpu.device
+        before = gpus.get(device.uuid) or GpuAccount(account=EMPTY, opened_at=clock)
+        waited = clock - before.opened_at >= patience.labels_wait_seconds
+        if before.labels is None and (
+            snapshot.node_known or waited or not patience.labels_expected
+        ):
+            before = GpuAccount(
+                account=_stamped(before.account, clock),
+                opened_at=before.opened_at,
+                labels=GpuLabels(
+                    gpu="" if device.index is None else str(device.index),
+                    gpu_model=device.model,
+                    capacity_type=snapshot.node.capacity_type or UNKNOWN,
+                ),
+            )
+        gpus[device.uuid] = before
+    return gpus
+
+
+def _xids(ledger: Ledger, gpus: Sequence[GpuReading]) -> Mapping[tuple[str, int], XidCount]:
+    if not any(gpu.xid_events for gpu in gpus):
+        return ledger.xids
+    counts = dict(ledger.xids)
+    for gpu in gpus:
+        for xid, count in gpu.xid_events.items():
+            before = counts.get((gpu.device.uuid, xid))
+            shown_at = ledger.clock_seconds if before is None else before.shown_at
+            counts[gpu.device.uuid, xid] = XidCount(count, shown_at)
+    return counts
+
+
+def accrue(
+    ledger: Ledger,
+    usages: Sequence[Usage],
+    prices: Mapping[str, Price],
+    watts: Mapping[str, float],
+    *,
+    seconds: float,
+    month: str,
+) -> Ledger:
+    """The ledger after `seconds` of this cycle's usages, all of them in `month`.
+
+    `watts` is each GPU's mean power over that time, absent where it is not known. Every usage's
+    GPU and holder must have been `opened`.
+    """
+    if seconds <= 0:
+        return ledger
+    clock = ledger.clock_seconds
+    by_gpu: dict[str, list[Rate]] = {}
+    by_seat: dict[Seat, list[Rate]] = {}
+    for usage in usages:
+        by_gpu.setdefault(usage.share.gpu_uuid, []).extend(usage.rates)
+        for rate in usage.rates:
+            seat = Seat(NODE if rate.holder is None else rate.holder, usage.share.gpu_model)
+            by_seat.setdefault(seat, []).append(rate)
+
+    gpus = dict(ledger.gpus)
+    for uuid, rates in by_gpu.items():
+        gpu = gpus[uuid]
+        shown = None if gpu.labels is None else clock
+        account = credited(gpu.account, rates, seconds, shown)
+        gpus[uuid] = GpuAccount(account, gpu.opened_at, gpu.labels)
+
+    node, tenures = ledger.node, dict(ledger.tenures)
+    pods, months = dict(ledger.pods), dict(ledger.months)
+    joules = _joules(usages, watts, seconds)
+    for seat, rates in by_seat.items():
+        tenure, energy = tenures[seat], joules.get(seat, 0.0)
+        if seat.holder == NODE:
+            node = credited(node, rates, seconds, clock)
+        if tenure.payer is None:
+            waiting = credited(tenure.pending.get(month, EMPTY), rates, seconds, None)
+            tenures[seat] = replace(
+                tenure,
+                pending={**tenure.pending, month: waiting},
+                pending_joules=tenure.pending_joules + energy,
+            )
+            continue
+        key = workload_of(tenure.payer, month)
+        months[key] = credited(months.get(key, EMPTY), rates, seconds, clock)
+        if seat.holder != NODE:
+            held = pods[tenure.payer]
+            account = credited(held.account, rates, seconds, clock)
+            pods[tenure.payer] = PodAccount(account, held.seen_at, held.energy_joules + energy)
+    return replace(
+        ledger,
+        clock_seconds=clock + seconds,
+        billed_usd=ledger.billed_usd + _bill(usages, prices) * seconds,
+        gpus=gpus,
+        node=node,
+        tenures=tenures,
+        pods=pods,
+        months=months,
+    )
+
+
+def _joules(
+    usages: Sequence[Usage], watts: Mapping[str, float], seconds: float
+) -> dict[Seat, float]:
+    """The energy of each holder's shares; a MIG instance has no meter, so its share counts."""
+    joules: dict[Seat, float] = {}
+    for usage in usages:
+        share = usage.share
+        if share.holder is not None and share.gpu_uuid in watts:
+            seat = Seat(share.holder, share.gpu_model)
+            joules[seat] = joules.get(seat, 0.0) + watts[share.gpu_uuid] * share.ratio * seconds
+    return joules
+
+
+def _bill(usages: Sequence[Usage], prices: Mapping[str, Price]) -> float:
+    """USD per second of the GPUs that are there, from their prices alone."""
+    return fsum(
+        price.usd_per_hour / _HOUR_SECONDS
+        for uuid in {usage.share.gpu_uuid for usage in usages}
+        if (price := prices[uuid]).usd_per_hour is not None
+    )
+
+
+def workload_of(payer: Payer, month: str) -> Workload:
+    """The month's account that a payer's dollars go to; the node's has no name."""
+    return Workload(
+        month=month,
+        namespace=payer.holder.namespace,
+        workload=payer.workload,
+        workload_kind=payer.workload_kind,
+        team=payer.team,
+        gpu_model=payer.gpu_model,
+        capacity_type=payer.capacity_type,
+    )
+
+
+def imbalance_usd(ledger: Ledger) -> float:
+    """The bill less what holders and node were charged; or less the GPUs' states, if worse."""
+    charged = [ledger.settled_usd, *_dollars(ledger.node)]
+    for held in ledger.pods.values():
+        charged += _dollars(held.account)
+    for seat, tenure in ledger.tenures.items():
+        if seat.holder != NODE:
+            for waiting in tenure.pending.values():
+                charged += _dollars(waiting)
+    by_state = [usd for gpu in ledger.gpus.values() for usd in _dollars(gpu.account)]
+    return max(ledger.billed_usd - fsum(charged), ledger.billed_usd - fsum(by_state), key=abs)
+
+
+def _dollars(account: Account) -> Iterable[float]:
+    return () if account.usd is None else account.usd.values()

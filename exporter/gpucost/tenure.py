@@ -1,0 +1,200 @@
+"""What is remembered of a holder from one cycle to the next: since when, started, last active.
+
+Labels are settled here once and for all: a counter's labels never change, so they wait until
+the pod and the node are known, a minute at most, and are `unknown` for good after that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gpucost.model import Holder, Payer, Pod, Seat, Share, Snapshot, Tenure
+from gpucost.waste import is_busy, readings_by_unit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from gpucost.model import GpuReading, UnitReading
+
+UNKNOWN = "unknown"
+NODE = Holder(namespace="", pod="", container="")
+"""The node itself, who pays for what nobody holds."""
+
+
+class Patience(Struct, frozen=True):
+    """How long labels are waited for, and how long the ended are remembered, in seconds.
+
+    `labels_expected` is False where no API server is there to name them.
+    """
+
+    labels_wait_seconds: float = 60.0
+    linger_seconds: float = 300.0
+    labels_expected: bool = True
+
+
+def observe(
+    tenures: Mapping[Seat, Tenure],
+    snapshot: Snapshot,
+    shares: Sequence[Share],
+    *,
+    idle_ratio: float,
+    clock_seconds: float,
+    patience: Patience,
+) -> dict[Seat, Tenure]:
+    """The tenures after this cycle: new ones opened, the present updated, the old let go."""
+    seen = _seats(snapshot, shares)
+    models = {gpu.device.model for gpu in snapshot.gpus}
+    for model in models:
+        seen.setdefault(Seat(NODE, model), [])
+    for seat in _asking(snapshot, models):
+        seen.setdefault(seat, [])
+
+    after: dict[Seat, Tenure] = {}
+    for seat, parts in seen.items():
+        pod = (snapshot.pods or {}).get((seat.holder.namespace, seat.holder.pod))
+        before = tenures.get(seat)
+        if before is None or (pod is not None and before.uid and before.uid != pod.uid):
+            before = Tenure(
+                uid="" if pod is None else pod.uid,
+                opened_at=clock_seconds,
+                # What waited for labels under this name is charged under this name.
+                pending={} if before is None else before.pending,
+                pending_joules=0.0 if before is None else before.pending_joules,
+            )
+        after[seat] = _seen_again(
+            seat, before, pod, parts, snapshot, idle_ratio, clock_seconds, patience
+        )
+    for seat, tenure in tenures.items():
+        if seat not in after:
+            gone = replace(tenure, gone_at=tenure.gone_at or clock_seconds)
+            if clock_seconds - (gone.gone_at or 0.0) < patience.linger_seconds:
+                after[seat] = _labelled(seat, gone, None, snapshot, clock_seconds, patience)
+    return after
+
+
+def _seats(
+    snapshot: Snapshot, shares: Sequence[Share]
+) -> dict[Seat, list[tuple[Share, UnitReading]]]:
+    """The taken seats, each with its parts and their readings."""
+    gpus = {gpu.device.uuid: gpu for gpu in snapshot.gpus}
+    seen: dict[Seat, list[tuple[Share, UnitReading]]] = {}
+    for share in shares:
+        if share.holder is not None:
+            gpu = gpus[share.gpu_uuid]
+            seat = Seat(share.holder, share.gpu_model)
+            seen.setdefault(seat, []).append((share, _reading(gpu, share)))
+    return seen
+
+
+def _reading(gpu: GpuReading, share: Share) -> UnitReading:
+    if share.instance is None:
+        return gpu.reading
+    return readings_by_unit(gpu)[(gpu.device.mig or ()).index(share.instance)]
+
+
+def _asking(snapshot: Snapshot, models: Iterable[str]) -> list[Seat]:
+    """Seats of pods that are bound here and ask for a GPU: shown before the first dollar.
+
+    Only where the node has one model: else nobody knows yet which one it will be.
+    """
+    only = list(models)
+    if len(only) != 1:
+        return []
+    return [
+        Seat(Holder(namespace=pod.namespace, pod=pod.name, container=container), only[0])
+        for pod in (snapshot.pods or {}).values()
+        if not pod.finished
+        for container in pod.gpu_containers
+    ]
+
+
+def _seen_again(
+    seat: Seat,
+    before: Tenure,
+    pod: Pod | None,
+    parts: Sequence[tuple[Share, UnitReading]],
+    snapshot: Snapshot,
+    idle_ratio: float,
+    clock_seconds: float,
+    patience: Patience,
+) -> Tenure:
+    tenure = _labelled(seat, before, pod, snapshot, clock_seconds, patience)
+    if not parts:
+        return tenure if tenure.gone_at is None else replace(tenure, gone_at=None)
+    measured = [reading for share, reading in parts if share.measured]
+    busy = any(is_busy(reading.activity, idle_ratio) for reading in measured)
+    memory = [r.memory_used_bytes for r in measured if r.memory_used_bytes is not None]
+    if tenure.memory_peak_bytes is not None:
+        memory.append(tenure.memory_peak_bytes)
+    since, held_at, held_before = tenure.since, tenure.held_at, tenure.held_before
+    if held_at is None or before.payer is None:
+        # Until the labels settle, the API server may still tell of an earlier start.
+        held_at = clock_seconds if held_at is None else held_at
+        since = snapshot.wall_time if since is None else since
+        if pod is not None and pod.started_at is not None and pod.started_at < since:
+            held_before += since - pod.started_at
+            since = pod.started_at
+    return Tenure(
+        uid=tenure.uid,
+        opened_at=tenure.opened_at,
+        since=since,
+        held_at=held_at,
+        held_before=held_before,
+        payer=tenure.payer,
+        pending=tenure.pending,
+        started=tenure.started or _has_started(pod, measured, busy=busy, first=clock_seconds == 0),
+        last_active=snapshot.wall_time if busy else tenure.last_active,
+        memory_peak_bytes=max(memory, default=None),
+        pending_joules=tenure.pending_joules,
+        gone_at=None,
+    )
+
+
+def _has_started(
+    pod: Pod | None, readings: Sequence[UnitReading], *, busy: bool, first: bool
+) -> bool:
+    """Whether a holder's cold start is over.
+
+    With a readiness probe: at its first Ready. Without one a pod is Ready as soon as it runs,
+    so its first activity counts instead, where there is a signal to see it by. A pod that was
+    Ready before we first looked may have worked before: it is not called a cold start.
+    """
+    if pod is None:
+        return True
+    if pod.ready_probe:
+        return pod.ready
+    blind = all(reading.activity is None for reading in readings)
+    return busy or (pod.ready and (blind or first))
+
+
+def _labelled(
+    seat: Seat,
+    tenure: Tenure,
+    pod: Pod | None,
+    snapshot: Snapshot,
+    clock_seconds: float,
+    patience: Patience,
+) -> Tenure:
+    """The tenure with its payer's labels, once they are known or not to be had in time."""
+    if tenure.payer is not None:
+        if pod is not None and not tenure.uid:
+            return replace(tenure, uid=pod.uid)
+        return tenure
+    nodes_own = seat.holder == NODE
+    complete = snapshot.node_known and (nodes_own or pod is not None)
+    waited = clock_seconds - tenure.opened_at >= patience.labels_wait_seconds
+    if not (complete or waited or not patience.labels_expected):
+        return tenure
+    blank = "" if nodes_own else UNKNOWN
+    payer = Payer(
+        holder=seat.holder,
+        workload=blank if pod is None else pod.workload,
+        workload_kind=blank if pod is None else pod.workload_kind,
+        team=blank if pod is None else pod.team,
+        gpu_model=seat.gpu_model,
+        capacity_type=snapshot.node.capacity_type or UNKNOWN,
+    )
+    return replace(tenure, payer=payer, uid=tenure.uid if pod is None else pod.uid)

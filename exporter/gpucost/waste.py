@@ -1,0 +1,217 @@
+"""The one state each GPU-second is in: which part of a share worked, and why the rest did not.
+
+A state depends on this cycle's reading and on what a tenure remembers (has the holder ever
+started?), never on a trailing window: windows belong to the alerts. Unknown is never idle: no
+signal is `unmeasured`, no known holder is `unattributed`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
+
+from gpucost.model import (
+    Activity,
+    GpuReading,
+    Pod,
+    Price,
+    Rate,
+    Seat,
+    Share,
+    Snapshot,
+    State,
+    Tenure,
+    UnitReading,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from gpucost.model import Holder
+
+BACK_OFF = frozenset(
+    {
+        "CrashLoopBackOff",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "ErrImageNeverPull",
+        "ErrImagePull",
+        "ImageInspectError",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "RunContainerError",
+    }
+)
+"""Waiting reasons that do not pass by themselves (kubernetes pkg/kubelet/images/types.go and
+pkg/kubelet/kuberuntime)."""
+
+_LOOPING_RESTARTS = 2
+"""A container that runs again after this many restarts, the last one an error, is looping
+between two back-offs."""
+
+_HOUR_SECONDS = 3600.0
+
+
+class Thresholds(Struct, frozen=True):
+    """The settings that decide states."""
+
+    idle_ratio: float = 0.01
+    starting_max_seconds: float = 1800.0
+    unhealthy_paid_by: Literal["node", "holder"] = "node"
+
+
+def readings_by_unit(gpu: GpuReading) -> tuple[UnitReading, ...]:
+    """A reading for each unit of a GPU: its instances', or its own."""
+    return (gpu.reading,) if gpu.device.mig is None else gpu.instances
+
+
+def is_busy(activity: Activity | None, idle_ratio: float) -> bool:
+    """Whether a unit did work; a reading of a unit whose signal is unknown did not show any."""
+    return activity is not None and activity.peak >= idle_ratio
+
+
+def is_backing_off(pod: Pod, container: str) -> bool:
+    """Whether the kubelet has given up on a container for now, or on one it waits for."""
+    own = next((c for c in pod.containers if c.name == container and not c.init), None)
+    if own is None or not own.running:
+        # A failing init container keeps all the others waiting in PodInitializing.
+        return any(c.waiting in BACK_OFF for c in pod.containers)
+    return False
+
+
+def _is_looping(pod: Pod, container: str) -> bool:
+    return not pod.ready and any(
+        c.name == container
+        and c.restarts >= _LOOPING_RESTARTS
+        and c.last_exit_code not in (0, None)
+        for c in pod.containers
+    )
+
+
+def usages(
+    snapshot: Snapshot,
+    shares: Sequence[Share],
+    tenures: Mapping[Seat, Tenure],
+    prices: Mapping[str, Price],
+    thresholds: Thresholds,
+    clock_seconds: float,
+) -> tuple[Usage, ...]:
+    """What every share does now and what flows from it, in the order of the shares.
+
+    Every held share has its seat in `tenures`; `clock_seconds` is the ledger's.
+    """
+    gpus = {gpu.device.uuid: gpu for gpu in snapshot.gpus}
+    readings = {
+        (gpu.device.uuid, instance): reading
+        for gpu in snapshot.gpus
+        for instance, reading in zip(
+            (None,) if gpu.device.mig is None else gpu.device.mig,
+            readings_by_unit(gpu),
+            strict=True,
+        )
+    }
+    nothing = UnitReading()
+    found = []
+    for share in shares:
+        gpu = gpus[share.gpu_uuid]
+        reading = readings.get((share.gpu_uuid, share.instance), nothing)
+        parts: tuple[tuple[State, float], ...]
+        if share.holder is None:
+            parts = ((_free_state(gpu, share, reading, thresholds), 1.0),)
+        else:
+            tenure = tenures[Seat(share.holder, share.gpu_model)]
+            pod = (snapshot.pods or {}).get((share.holder.namespace, share.holder.pod))
+            activity = reading.activity if share.measured else None
+            parts = _held_states(
+                gpu, share.holder, pod, tenure, activity, thresholds, clock_seconds
+            )
+        price = prices[share.gpu_uuid].usd_per_hour
+        found.append(
+            Usage(
+                share=share,
+                rates=tuple(
+                    Rate(
+                        gpu_uuid=share.gpu_uuid,
+                        holder=_payer(share, state, thresholds),
+                        state=state,
+                        gpus=share.ratio * part,
+                        usd_per_second=None
+                        if price is None
+                        else price * share.ratio * part / _HOUR_SECONDS,
+                    )
+                    for state, part in parts
+                ),
+                activity=reading.activity.ratio if share.measured and reading.activity else None,
+                memory_used_bytes=reading.memory_used_bytes if share.measured else None,
+            )
+        )
+    return tuple(found)
+
+
+def _payer(share: Share, state: State, thresholds: Thresholds) -> Holder | None:
+    if state is State.UNHEALTHY and thresholds.unhealthy_paid_by == "node":
+        return None
+    return share.holder
+
+
+def _free_state(
+    gpu: GpuReading, share: Share, reading: UnitReading, thresholds: Thresholds
+) -> State:
+    """The state of a part that nobody holds."""
+    if gpu.faults:
+        return State.UNHEALTHY
+    if share.state is not State.UNALLOCATED or not share.measured:
+        return share.state or State.UNATTRIBUTED
+    if is_busy(reading.activity, thresholds.idle_ratio):
+        return State.UNATTRIBUTED
+    if reading.activity is None and reading.processes:
+        # Someone is on it, and nothing can say whether they work.
+        return State.UNATTRIBUTED
+    return State.UNALLOCATED
+
+
+def _held_states(
+    gpu: GpuReading,
+    holder: Holder,
+    pod: Pod | None,
+    tenure: Tenure,
+    activity: Activity | None,
+    thresholds: Thresholds,
+    clock_seconds: float,
+) -> tuple[tuple[State, float], ...]:
+    """The states of a held part, each with its fraction of the part."""
+    if gpu.faults:
+        return ((State.UNHEALTHY, 1.0),)
+    age = held_seconds(tenure, clock_seconds)
+    young = age < thresholds.starting_max_seconds
+    busy = is_busy(activity, thresholds.idle_ratio)
+    if pod is not None:
+        # The kubelet's word comes before `starting`: a pod that it has given up on, or that is
+        # on its way out, is not on its way up (docs/design.md, "Decisions").
+        if is_backing_off(pod, holder.container):
+            return ((State.FAILING, 1.0),)
+        if pod.deleted:
+            return ((State.TERMINATING, 1.0),)
+        if not tenure.started and young:
+            return ((State.STARTING, 1.0),)
+        if (
+            not pod.ready
+            and activity is not None
+            and not busy
+            and (not young or _is_looping(pod, holder.container))
+        ):
+            return ((State.FAILING, 1.0),)
+    if activity is None:
+        return ((State.UNMEASURED, 1.0),)
+    if not busy:
+        return ((State.IDLE, 1.0),)
+    return ((State.USED, activity.ratio), (State.UNDERUSED, 1.0 - activity.ratio))
+
+
+def held_seconds(tenure: Tenure, clock_seconds: float) -> float:
+    """How long a holder has held, by the ledger's clock."""
+    if tenure.held_at is None:
+        return 0.0
+    return tenure.held_before + clock_seconds - tenure.held_at
