@@ -97,11 +97,13 @@ _ROWS = (
         "gpucost_gpu_energy_joules_total",
         "counter",
         GPU,
-        "Energy used by the whole GPU, as its driver counts it: it restarts with the driver.",
+        "Energy used by the whole GPU, as its driver counts it: restarts with the driver.",
     ),
     Family("gpucost_gpu_temperature_celsius", "gauge", GPU, "Temperature of the GPU."),
     Family("gpucost_gpu_sm_clock_hertz", "gauge", GPU, "SM clock of the GPU."),
-    Family("gpucost_gpu_healthy", "gauge", GPU, "1 if the GPU can be used, 0 if it is lost or failed."),
+    Family(
+        "gpucost_gpu_healthy", "gauge", GPU, "1 if the GPU can be used, 0 if it is lost or failed."
+    ),
     Family(
         "gpucost_gpu_xid_events_total",
         "counter",

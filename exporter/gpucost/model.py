@@ -47,7 +47,6 @@ NODE_STATES = (
 """The states that the node pays for."""
 
 HOLDER_STATES = (
-    State.UNHEALTHY,
     State.STARTING,
     State.FAILING,
     State.TERMINATING,
@@ -56,7 +55,7 @@ HOLDER_STATES = (
     State.UNDERUSED,
     State.IDLE,
 )
-"""The states that a holder pays for (unhealthy: only by setting)."""
+"""The states that a holder pays for; by setting, `unhealthy` too."""
 
 WASTE_STATES = (
     State.IDLE,
@@ -184,6 +183,8 @@ class GpuReading(Struct, frozen=True):
     sm_clock_hertz: float | None = None
     faults: tuple[str, ...] = ()
     xid_events: Mapping[int, int] = {}
+    seen: bool = True
+    """False where no source could look this time: only what it is is known, not how."""
 
 
 # --- Who holds it -----------------------------------------------------------------------------
@@ -517,4 +518,6 @@ class Report(Struct, frozen=True):
     config_read_at: float | None = None
     hold_seconds: float = 30.0
     """How long new counters are shown at 0."""
+    holder_states: tuple[State, ...] = HOLDER_STATES
+    """The states that pods are charged in; `unhealthy` only by setting."""
     simulated: bool = False

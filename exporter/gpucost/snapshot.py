@@ -1,0 +1,245 @@
+"""Gathers the sources into a Snapshot.
+
+A source that fails or hangs becomes a Problem, never an exception and never a zero: what it
+last said stays for as long as it may be believed, and after that it is unknown.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gpucost.merge import merge_devices
+from gpucost.model import (
+    GpuReading,
+    Holdings,
+    Node,
+    Problem,
+    Signal,
+    Snapshot,
+    SourceStatus,
+    UnitId,
+    UnitReading,
+    unit_of,
+)
+from gpucost.sources.base import ClusterRead, DeviceRead, HoldingsRead
+from gpucost.waste import readings_by_unit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from gpucost.model import Pod
+    from gpucost.reader import Asked
+
+T = TypeVar("T")
+
+SIGNAL_CHANGE_SHOWN_SECONDS = 900.0
+"""How long a change of a unit's activity signal stays a Problem."""
+
+_NO_DEVICES = DeviceRead(gpus=())
+_NOBODY = Holdings(assumed=True)
+
+
+class Sources(Struct, frozen=True):
+    """The sources of a node; None for one that is not there.
+
+    A DCGM read is None where no dcgm-exporter was found. `in_kubernetes` is False on a plain
+    machine, where nobody can hold a GPU.
+    """
+
+    nvml: Asked[DeviceRead] | None = None
+    dcgm: Asked[DeviceRead | None] | None = None
+    kubelet: Asked[HoldingsRead] | None = None
+    kubernetes: Asked[ClusterRead] | None = None
+    in_kubernetes: bool = True
+
+
+class Gatherer:
+    """Makes Snapshots. It remembers only what bridges a silence: devices, holders, signals."""
+
+    def __init__(self, sources: Sources, node: Node, keep_holders_seconds: float = 300.0) -> None:
+        """Take the sources, and the node as settings and flags describe it.
+
+        `keep_holders_seconds` is how long the last holders of a silent kubelet are believed.
+        """
+        self.sources = sources
+        self._node = node
+        self._keep_holders = keep_holders_seconds
+        self._last_success: dict[str, float] = {}
+        self._statuses: list[SourceStatus] = []
+        self._problems: list[Problem] = []
+        self._nvml = _NO_DEVICES
+        self._gpus: tuple[GpuReading, ...] = ()
+        self._holdings: Holdings | None = None
+        self._holdings_at = 0.0
+        self._signals: dict[UnitId, Signal] = {}
+        self._changes: dict[UnitId, tuple[float, Problem]] = {}
+
+    def gather(self, wall_time: float, clock_seconds: float) -> Snapshot:
+        """Ask every source and take what came in time. Never raises for a source.
+
+        `wall_time` is Unix time; `clock_seconds` any monotonic clock.
+        """
+        self._statuses, self._problems = [], []
+        sources = self.sources
+        for source in (sources.nvml, sources.dcgm, sources.kubelet, sources.kubernetes):
+            if source is not None:
+                source.ask()
+        cluster = self._answer(sources.kubernetes, wall_time)
+        nvml = self._answer(sources.nvml, wall_time)
+        dcgm = self._answer(sources.dcgm, wall_time)
+        kubelet = self._answer(sources.kubelet, wall_time)
+        for read in (cluster, nvml, dcgm, kubelet):
+            self._problems += () if read is None else read.problems
+
+        pods = None if cluster is None else cluster.pods
+        gpus = self._devices(nvml, dcgm)
+        holdings = self._holders(kubelet, dcgm, pods, clock_seconds)
+        self._watch_signals(gpus, clock_seconds)
+        node = None if cluster is None else cluster.node
+        return Snapshot(
+            wall_time=wall_time,
+            node=self._node if node is None else _completed(node, self._node),
+            node_known=node is not None,
+            gpus=gpus,
+            holdings=None if holdings is None else _living(holdings, pods),
+            pods=pods,
+            sources=tuple(self._statuses),
+            problems=tuple(self._problems),
+        )
+
+    def _answer(self, source: Asked[T] | None, wall_time: float) -> T | None:
+        """A source's answer; its status and its error are noted."""
+        if source is None:
+            return None
+        outcome = source.answer()
+        if outcome.error is not None:
+            error = outcome.error
+            self._problems.append(Problem(source.name, error.kind, str(error), error.remedy))
+        elif outcome.value is None:
+            return None
+        else:
+            self._last_success[source.name] = wall_time
+        self._statuses.append(
+            SourceStatus(
+                source=source.name,
+                up=outcome.error is None,
+                duration_seconds=outcome.seconds,
+                last_success=self._last_success.get(source.name),
+            )
+        )
+        return outcome.value
+
+    def _devices(self, nvml: DeviceRead | None, dcgm: DeviceRead | None) -> tuple[GpuReading, ...]:
+        """The node's GPUs: as read now, else as last known but with nothing measured."""
+        authority = nvml if self.sources.nvml is not None else dcgm
+        if nvml is not None:
+            self._nvml = nvml
+        elif self._nvml.gpus:
+            # Still the ones that know the MIG UUIDs and minors that the kubelet's ids name.
+            nvml = DeviceRead(gpus=tuple(_unseen(gpu) for gpu in self._nvml.gpus))
+        gpus, problems = merge_devices(nvml, dcgm)
+        self._problems += problems
+        present = {gpu.device.uuid for gpu in gpus}
+        for known in self._gpus:
+            if known.device.uuid not in present:
+                gone = _unseen(known) if authority is None else _missing(known)
+                gpus = (*gpus, gone)
+        self._gpus = gpus
+        return gpus
+
+    def _holders(
+        self,
+        kubelet: HoldingsRead | None,
+        dcgm: DeviceRead | None,
+        pods: Mapping[tuple[str, str], Pod] | None,
+        clock_seconds: float,
+    ) -> Holdings | None:
+        """Who holds what: the kubelet's word, its last word for a while, else DCGM's labels."""
+        if kubelet is not None:
+            self._holdings, self._holdings_at = kubelet.holdings, clock_seconds
+            return kubelet.holdings
+        if self._holdings is not None and clock_seconds - self._holdings_at < self._keep_holders:
+            return _still_shown(self._holdings, pods)
+        if dcgm is not None and dcgm.holdings is not None:
+            return dcgm.holdings
+        return None if self.sources.in_kubernetes else _NOBODY
+
+    def _watch_signals(self, gpus: tuple[GpuReading, ...], clock_seconds: float) -> None:
+        """Note a unit whose activity now comes from another signal: its dollars may shift."""
+        for gpu in gpus:
+            instances = (None,) if gpu.device.mig is None else gpu.device.mig
+            for instance, reading in zip(instances, readings_by_unit(gpu), strict=True):
+                if reading.activity is None:
+                    continue
+                signal = reading.activity.signal
+                unit = unit_of(gpu.device.uuid, instance)
+                before = self._signals.setdefault(unit, signal)
+                if before is not signal:
+                    self._signals[unit] = signal
+                    self._changes[unit] = (clock_seconds, _signal_changed(unit, before, signal))
+        for unit, (changed_at, problem) in list(self._changes.items()):
+            if clock_seconds - changed_at < SIGNAL_CHANGE_SHOWN_SECONDS:
+                self._problems.append(problem)
+            else:
+                del self._changes[unit]
+
+
+def _completed(node: Node, settings: Node) -> Node:
+    """The Node as the API shows it, where it says nothing as the settings describe it."""
+    return replace(
+        node,
+        instance_type=node.instance_type or settings.instance_type,
+        region=node.region or settings.region,
+        capacity_type=settings.capacity_type or node.capacity_type,
+        labels={**settings.labels, **node.labels},
+    )
+
+
+def _unseen(gpu: GpuReading) -> GpuReading:
+    """A known GPU that nobody could look at this time."""
+    return GpuReading(
+        device=gpu.device,
+        instances=tuple(UnitReading() for _ in gpu.device.mig or ()),
+        faults=gpu.faults,
+        xid_events=gpu.xid_events,
+        seen=False,
+    )
+
+
+def _missing(gpu: GpuReading) -> GpuReading:
+    """A known GPU that the driver no longer lists: fallen off the bus, and still billed."""
+    return replace(_unseen(gpu), faults=("missing",), seen=True)
+
+
+def _living(holdings: Holdings, pods: Mapping[tuple[str, str], Pod] | None) -> Holdings:
+    """Without those of finished pods, which kubelets before 1.34 still list.
+
+    Their devices may be someone else's already (kubernetes/kubernetes issue 119423).
+    """
+    finished = {key for key, pod in (pods or {}).items() if pod.finished}
+    if not finished:
+        return holdings
+    return _keep(holdings, lambda key: key not in finished)
+
+
+def _still_shown(holdings: Holdings, pods: Mapping[tuple[str, str], Pod] | None) -> Holdings:
+    """Without those of pods that the API server no longer shows."""
+    return holdings if pods is None else _keep(holdings, pods.__contains__)
+
+
+def _keep(holdings: Holdings, wanted: Callable[[tuple[str, str]], bool]) -> Holdings:
+    kept = tuple(h for h in holdings.holdings if wanted((h.holder.namespace, h.holder.pod)))
+    return holdings if len(kept) == len(holdings.holdings) else replace(holdings, holdings=kept)
+
+
+def _signal_changed(unit: UnitId, before: Signal, after: Signal) -> Problem:
+    return Problem(
+        source="attribution",
+        kind="signal_changed",
+        message=f"{unit}: activity now comes from {after}, not from {before}",
+        remedy="Signals differ a little in what they see, so used and idle may shift. Look for"
+        " why the first one went (dcgm-exporter restarted, driver changed).",
+    )
