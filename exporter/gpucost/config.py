@@ -8,6 +8,7 @@ price must not silently cost nothing.
 from __future__ import annotations
 
 import re
+from datetime import date  # noqa: TC003 - msgspec reads the annotation
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from zoneinfo import ZoneInfo
 
@@ -87,9 +88,9 @@ class GpuOnlyWeights(_Section, frozen=True):
     The defaults are the 95/3/2 that Datadog's cloud cost allocation publishes.
     """
 
-    gpu: Annotated[float, Meta(gt=0)] = 0.95
-    cpu: Annotated[float, Meta(ge=0)] = 0.03
-    memory: Annotated[float, Meta(ge=0)] = 0.02
+    gpu: Annotated[float, Meta(gt=0, le=1e6)] = 0.95
+    cpu: Annotated[float, Meta(ge=0, le=1e6)] = 0.03
+    memory: Annotated[float, Meta(ge=0, le=1e6)] = 0.02
 
 
 class Prices(_Section, frozen=True):
@@ -103,7 +104,7 @@ class Prices(_Section, frozen=True):
     gpu_only_weights: GpuOnlyWeights = GpuOnlyWeights()
     mig_split: Literal["compute", "memory"] = "compute"
     use_catalogue: bool = True
-    updated: Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
+    updated: date | None = None
     """The day (YYYY-MM-DD) these prices were right; published as their age."""
 
 

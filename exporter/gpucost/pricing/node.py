@@ -1,0 +1,92 @@
+"""Prices all the GPUs of a node, those that it should have and does not show included. Pure."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from gpucost.model import Device, GpuReading
+from gpucost.pricing.catalogue import Catalogue, listed, same
+from gpucost.pricing.count import count_gpus
+from gpucost.pricing.names import plain
+from gpucost.pricing.order import Case, matching_row, price
+from gpucost.pricing.problems import doubtful, read_annotation, unpriced
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from gpucost.config import Prices
+    from gpucost.model import Node, Price, Problem
+
+
+class Pricing(Struct, frozen=True):
+    """The price of every GPU of the node, by UUID.
+
+    `gpu_count` is how many GPUs the node should show, None where nothing says; `missing` of
+    them are not among the readings, and cost `missing_price` each (a caller who could not read
+    the devices must not take them for missing). `dates` is the Unix time at which prices were
+    right, by price source.
+    """
+
+    by_gpu: Mapping[str, Price]
+    problems: tuple[Problem, ...] = ()
+    gpu_count: int | None = None
+    missing: int = 0
+    missing_price: Price | None = None
+    dates: Mapping[str, float] = {}
+
+
+def price_gpus(
+    gpus: Sequence[GpuReading], node: Node, prices: Prices, catalogue: Catalogue
+) -> Pricing:
+    """Price every GPU of the node, and those that it should have and does not show."""
+    if not same(catalogue.instance_type, node.instance_type):
+        catalogue = Catalogue(names=catalogue.names)
+    models = {plain(gpu.device.model): gpu.device.model for gpu in gpus}
+    absent = next(iter(models.values())) if len(models) == 1 else catalogue.gpu_model
+    rows = {
+        model: matching_row(model, node, prices, catalogue.names)
+        for model in (*models.values(), absent)
+    }
+    count = count_gpus(len(gpus), node, (row for _, row in filter(None, rows.values())), catalogue)
+    annotated, problems = read_annotation(node)
+
+    def case(gpu: GpuReading) -> Case:
+        row = rows[models.get(plain(gpu.device.model), absent)]
+        return Case(gpu, node, prices, catalogue, annotated, row, count, len(models) > 1)
+
+    by_gpu = {gpu.device.uuid: price(case(gpu)) for gpu in gpus}
+    expected = None if count.expected is None else math.ceil(count.expected)
+    missing = 0 if expected is None else max(0, expected - len(gpus))
+    return Pricing(
+        by_gpu=by_gpu,
+        problems=(
+            *problems,
+            *unpriced([case(gpu) for gpu in gpus if by_gpu[gpu.device.uuid].usd_per_hour is None]),
+            *doubtful(tuple(by_gpu.values()), node, count, len(gpus), len(models)),
+        ),
+        gpu_count=expected,
+        missing=missing,
+        missing_price=price(case(GpuReading(Device("", absent)))) if missing else None,
+        dates=_dates(by_gpu.values(), prices, node, catalogue),
+    )
+
+
+def _dates(
+    priced: Iterable[Price], prices: Prices, node: Node, catalogue: Catalogue
+) -> dict[str, float]:
+    """When the prices in use were right: the list's day, or the one the user states."""
+    dates: dict[str, float] = {}
+    for source in {it.source for it in priced}:
+        day: date | None = None
+        if source == "catalogue":
+            row = listed(node, prices, catalogue)
+            day = date.fromisoformat(row.source_date) if row and row.source_date else None
+        elif source in ("table", "on_premises", "fallback"):
+            day = prices.updated
+        if day is not None:
+            dates[source] = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
+    return dates
