@@ -1,0 +1,64 @@
+# Everything a developer or CI runs. Needs git and make; scripts/bootstrap.sh brings the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+VENV := .venv
+PY := $(VENV)/bin/python
+
+# A program on the caller's PATH wins over the one that bootstrap fetched.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH):$(CURDIR)/.cache/prometheus/bin
+# What is started from a checkout must not litter it, and not ask anything.
+export PYTHONDONTWRITEBYTECODE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: test
+test: lint ## lint, types, import contracts and every test that needs neither root, Go nor a cluster
+	@scripts/bootstrap.sh compiler
+	$(PY) -m pytest
+
+.PHONY: lint
+lint: ## ruff, mypy, import contracts, generated docs, Prometheus rules
+	@scripts/bootstrap.sh python prometheus
+	ruff check
+	ruff format --check
+	mypy
+	lint-imports
+	$(PY) scripts/gen_docs.py --check
+	@scripts/check_rules.sh
+
+.PHONY: fmt
+fmt: ## format the code and put right what ruff can
+	@scripts/bootstrap.sh python
+	ruff format
+	ruff check --fix
+
+.PHONY: docs
+docs: ## make the generated parts of docs/ again
+	@scripts/bootstrap.sh python
+	$(PY) scripts/gen_docs.py
+
+.PHONY: demo
+demo: ## a simulated 8-GPU node and a real Prometheus; Ctrl-C ends it
+	@scripts/bootstrap.sh python prometheus
+	@scripts/demo.sh
+
+.PHONY: bench
+bench: ## the published figures, one line each: name value unit goal
+	@scripts/bootstrap.sh python compiler bench
+	$(PY) tests/bench/run.py
+
+.PHONY: lock
+lock: ## resolve the locked requirements again (UPGRADE=1: to the newest versions)
+	@scripts/bootstrap.sh lock
+	scripts/lock.sh $(if $(UPGRADE),--upgrade)
+
+.PHONY: clean
+clean: ## remove everything that the other targets made
+	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find exporter tests scripts -type d -name __pycache__ -prune -exec rm -rf {} +

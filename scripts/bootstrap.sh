@@ -1,0 +1,200 @@
+#!/usr/bin/env bash
+# Brings what the Makefile's targets need to a machine that has git and make, and nothing more:
+# Debian 12+ or Ubuntu 24.04+. Without root it asks for what only root can install, in one line.
+#
+#   scripts/bootstrap.sh [python] [compiler] [prometheus] [lock] [bench]
+#
+# What is there already is left alone, and a run with nothing to do uses no network. Everything
+# it makes lies in .venv and .cache of the checkout.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+CACHE=$PWD/.cache
+# The official image that Prometheus is copied from where there is no Debian package to be had.
+PROMETHEUS_IMAGE=${PROMETHEUS_IMAGE:-docker.io/prom/prometheus:v3.5.0}
+UV=uv==0.13.9 # resolves the locks; nothing else uses it
+
+say() { printf 'bootstrap: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+is_root() { [ "$(id -u)" -eq 0 ]; }
+
+# Install Debian packages, as root. The package lists may be absent or out of date.
+apt_install() {
+  command -v apt-get >/dev/null || return 1
+  is_root || return 1
+  say "installing $*"
+  local -a install=(apt-get install -y -q --no-install-recommends "$@")
+  DEBIAN_FRONTEND=noninteractive "${install[@]}" >"$CACHE/apt.log" 2>&1 ||
+    { apt-get update -q && DEBIAN_FRONTEND=noninteractive "${install[@]}"; } >"$CACHE/apt.log" 2>&1 ||
+    { tail -n 5 "$CACHE/apt.log" >&2; return 1; }
+}
+
+# --- Python -------------------------------------------------------------------------------------
+
+# The first interpreter that is new enough and can make a virtual environment. (Debian keeps
+# ensurepip in python3-venv; without it `python3 -m venv` fails half way.)
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      "$candidate" -c 'import sys; print(sys.executable)'
+      return
+    fi
+  done
+  return 1
+}
+
+python() {
+  find_python && return
+  apt_install python3-venv >&2 && find_python && return
+  die 'no Python >= 3.11 with venv. Install it: apt-get install python3-venv (Debian 12+, Ubuntu 24.04+)'
+}
+
+# make_venv DIR STAMP COMMAND...: an environment made by COMMAND (run with DIR's pip), made
+# again whenever the text of STAMP or the interpreter under it changes.
+stamp_of() { cat "$@" scripts/bootstrap.sh | sha256sum | cut -d ' ' -f 1; }
+
+fresh() { # DIR STAMP
+  [ "$(cat "$1/.stamp" 2>/dev/null)" = "$2" ] && "$1/bin/python" -c '' 2>/dev/null
+}
+
+new_venv() { # DIR
+  local interpreter
+  interpreter=$(python)
+  say "making $(basename "$1") with $interpreter"
+  rm -rf "$1"
+  "$interpreter" -m venv "$1"
+}
+
+# Locked files name every package with its hashes, so pip need not and must not resolve:
+# nothing is upgraded, downgraded or built here.
+pip_locked() { # DIR FILE...
+  local dir=$1 file
+  shift
+  local -a files=()
+  for file in "$@"; do files+=(-r "$file"); done
+  "$dir/bin/python" -m pip install --quiet --no-input --no-deps --require-hashes --only-binary :all: "${files[@]}"
+}
+
+need_python() {
+  local stamp
+  stamp=$(stamp_of requirements/test.txt pyproject.toml)
+  fresh .venv "$stamp" && return
+  new_venv "$PWD/.venv"
+  pip_locked .venv requirements/test.txt
+  # hatchling is in the lock, so the project itself needs no download either.
+  .venv/bin/python -m pip install --quiet --no-input --no-deps --no-build-isolation --editable .
+  .venv/bin/python -m pip check --quiet || die "requirements/test.txt does not fit together; run: make lock"
+  echo "$stamp" >.venv/.stamp
+}
+
+need_bench() {
+  local stamp
+  stamp=$(stamp_of requirements/bench.txt)
+  fresh "$CACHE/bench" "$stamp" && return
+  new_venv "$CACHE/bench"
+  pip_locked "$CACHE/bench" requirements/bench.txt
+  echo "$stamp" >"$CACHE/bench/.stamp"
+}
+
+need_lock() {
+  fresh "$CACHE/lock" "$UV" && return
+  new_venv "$CACHE/lock"
+  "$CACHE/lock/bin/python" -m pip install --quiet --no-input --only-binary :all: "$UV"
+  echo "$UV" >"$CACHE/lock/.stamp"
+}
+
+# --- The C compiler -----------------------------------------------------------------------------
+
+# The tests build a libnvidia-ml.so.1 of their own: a compiler without the C library's headers
+# is no use.
+can_compile() {
+  echo '#include <stdlib.h>' | gcc -x c -fsyntax-only - 2>/dev/null
+}
+
+need_compiler() {
+  can_compile && return
+  apt_install gcc libc6-dev && can_compile && return
+  die 'no working gcc, which the tests build a played GPU driver with. Install it: apt-get install gcc libc6-dev'
+}
+
+# --- Prometheus and promtool --------------------------------------------------------------------
+
+need_prometheus() {
+  command -v prometheus >/dev/null && command -v promtool >/dev/null && return
+  local bin=$CACHE/prometheus/bin
+  [ -x "$bin/prometheus" ] && [ -x "$bin/promtool" ] && return
+  prometheus_from_debian && return
+  prometheus_from_image && return
+  die 'no Prometheus, and neither apt nor docker nor podman brought one. Install it: apt-get install prometheus (or put prometheus and promtool on PATH)'
+}
+
+# Debian's package, unpacked and not installed: an installed one starts a service on port 9090.
+# Works without root, and without package lists by fetching lists of its own.
+prometheus_from_debian() {
+  command -v apt-get >/dev/null && command -v dpkg >/dev/null || return 1
+  local work=$CACHE/apt root=$CACHE/prometheus/root log=$CACHE/apt.log
+  say 'fetching Debian'\''s package of Prometheus'
+  rm -rf "$CACHE/prometheus" "$work/debs"
+  mkdir -p "$root" "$work/debs" "$work/lists/partial" "$work/cache/archives/partial"
+  # The second try uses private lists, which need no root and no `apt-get update` before.
+  local -a private=(-o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache")
+  download_debs "$work/debs" >"$log" 2>&1 ||
+    { apt-get -q "${APT_QUIET[@]}" "${private[@]}" update && download_debs "$work/debs" "${private[@]}"; } >>"$log" 2>&1 ||
+    { tail -n 3 "$log" >&2; return 1; }
+  local deb
+  for deb in "$work"/debs/*.deb; do dpkg -x "$deb" "$root"; done
+  rm -rf "$work" "$root/usr/share/doc" "$root/usr/share/javascript/moment-timezone/data" # 200 MB that no page asks for
+  [ -x "$root/usr/bin/prometheus" ] && [ -x "$root/usr/bin/promtool" ] || return 1
+  mkdir -p "$CACHE/prometheus/bin"
+  ln -s ../root/usr/bin/promtool "$CACHE/prometheus/bin/promtool"
+  # Debian's build reads its web pages from /usr/share, upstream's carries them inside.
+  local assets=
+  [ ! -d "$root/usr/share/prometheus/web" ] || assets='--web.local-assets="$root/usr/share/prometheus/web/"'
+  cat >"$CACHE/prometheus/bin/prometheus" <<END
+#!/bin/sh
+root=\$(dirname "\$(readlink -f "\$0")")/../root
+exec "\$root/usr/bin/prometheus" $assets "\$@"
+END
+  chmod +x "$CACHE/prometheus/bin/prometheus"
+  "$CACHE/prometheus/bin/prometheus" --version >/dev/null 2>&1
+}
+
+# As root apt drops to a user that cannot write into the checkout.
+APT_QUIET=(-o APT::Sandbox::User=root -o Debug::NoLocking=1)
+
+# The package and what its web pages are made of (libjs-*, fonts), not its other dependencies.
+download_debs() { # DIR APT_OPTION...
+  local dir=$1 assets
+  shift
+  assets=$(apt-cache "$@" depends --recurse --no-recommends --no-suggests --no-conflicts \
+    --no-breaks --no-replaces --no-enhances prometheus | grep -E '^(libjs|node|fonts)-' | sort -u)
+  # shellcheck disable=SC2086 # one word a package
+  (cd "$dir" && apt-get -q "${APT_QUIET[@]}" "$@" download prometheus $assets)
+}
+
+# The official image, for machines without apt: its programs are static, so they run anywhere.
+prometheus_from_image() {
+  local engine container
+  for engine in docker podman; do
+    command -v "$engine" >/dev/null && "$engine" info >/dev/null 2>&1 || continue
+    say "copying Prometheus out of $PROMETHEUS_IMAGE with $engine"
+    rm -rf "$CACHE/prometheus"
+    mkdir -p "$CACHE/prometheus/bin"
+    container=$("$engine" create "$PROMETHEUS_IMAGE" 2>"$CACHE/image.log") || { tail -n 3 "$CACHE/image.log" >&2; continue; }
+    "$engine" cp "$container:/bin/prometheus" "$CACHE/prometheus/bin/" &&
+      "$engine" cp "$container:/bin/promtool" "$CACHE/prometheus/bin/" || true
+    "$engine" rm "$container" >/dev/null
+    "$CACHE/prometheus/bin/promtool" --version >/dev/null 2>&1 && return
+  done
+  return 1
+}
+
+mkdir -p "$CACHE"
+for need in "${@:-python}"; do
+  case $need in
+  python | compiler | prometheus | lock | bench) "need_$need" ;;
+  *) die "knows no '$need'; one of: python compiler prometheus lock bench" ;;
+  esac
+done
