@@ -19,7 +19,8 @@ from msgspec import Meta, Struct, field
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_CONFIG_BYTES = 4 << 20
+MAX_CONFIG_BYTES = 1 << 20
+"""What a ConfigMap can hold; and no more than a few seconds of reading YAML."""
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Ratio = Annotated[float, Meta(ge=0, le=1)]
@@ -205,6 +206,11 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
         seen: set[object] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # merges of merges grow exponentially
+                raise ConfigError(
+                    f"{_where(key_node.start_mark)}: merge keys (`<<`) are not taken. Write the"
+                    " keys out."
+                )
             key = self.construct_object(key_node, deep=True)
             try:
                 duplicate = key in seen
@@ -257,21 +263,46 @@ def parse(text: str | bytes) -> Config:
     try:
         config = msgspec.convert({} if raw is None else raw, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(_explain(str(error))) from error
+        raise ConfigError(_explain(str(error), raw)) from error
     _check(config)
     return config
 
 
-def _explain(message: str) -> str:
+def _explain(message: str, raw: object) -> str:
     """Put msgspec's `what - at $.path` as `path: what`, with what to do."""
-    what, _, path = message.partition(" - at `$")
-    path = path.rstrip("`").lstrip(".") or "top level"
+    what, _, at = message.partition(" - at `")
+    a_key, _, path = at.rpartition("$")
+    path = _name_key(path.rstrip("`").lstrip("."), raw) or "top level"
+    if a_key:
+        path = f"a key of {path}"
     if unknown := re.search(r"unknown field `(.*)`", what):
         return (
             f"{path}: there is no setting `{unknown[1]}`. Check its spelling and indentation"
             " against docs/operations.md."
         )
+    if what.startswith("Expected `str") and "length" not in what:
+        return f"{path}: {what}. Put it in quotes, if the value is meant."
     return f"{path}: {what}. Correct the value (docs/operations.md lists every setting)."
+
+
+def _name_key(path: str, raw: object) -> str:
+    """Put the key itself for the `[...]` that msgspec writes for any key of a map."""
+    before, dots, after = path.partition("[...]")
+    if not dots:
+        return path
+    steps = re.findall(r"\w+", before)
+    entries: Any = raw
+    for step in steps:
+        entries = entries[int(step) if step.isdigit() else step]
+    for key, value in entries.items():
+        alone: object = {key: value}
+        for step in reversed(steps):
+            alone = [alone] if step.isdigit() else {step: alone}
+        try:
+            msgspec.convert(alone, Config)
+        except msgspec.ValidationError:
+            return f"{before}[{key}]{after}"
+    return path
 
 
 def _check(config: Config) -> None:
@@ -283,7 +314,7 @@ def _check(config: Config) -> None:
             f"billing_time_zone: no time zone `{config.billing_time_zone}`. Use an IANA name such"
             " as Europe/Berlin."
         ) from error
-    earlier: list[PriceRow] = []
+    earlier: dict[object, int] = {}
     for index, row in enumerate(config.prices.table):
         path = f"prices.table[{index}]"
         prices = [row.gpu_usd_per_hour, row.node_usd_per_hour, row.on_premises]
@@ -291,15 +322,18 @@ def _check(config: Config) -> None:
             raise ConfigError(
                 f"{path}: give exactly one of gpu_usd_per_hour, node_usd_per_hour and on_premises."
             )
-        conditions = msgspec.structs.replace(
-            row, gpu_usd_per_hour=None, node_usd_per_hour=None, on_premises=None, gpu_count=None
+        conditions = (
+            frozenset(row.node_selector.items()),
+            row.instance_type,
+            row.region,
+            row.capacity_type,
+            row.gpu_model,
         )
-        if conditions in earlier:
+        if (first := earlier.setdefault(conditions, index)) != index:
             raise ConfigError(
-                f"{path}: states the same conditions as prices.table[{earlier.index(conditions)}],"
-                " so it could never apply. Remove one of them."
+                f"{path}: states the same conditions as prices.table[{first}], so it could never"
+                " apply. Remove one of them."
             )
-        earlier.append(conditions)
     if 2 * config.scrape_interval_seconds > config.linger_seconds:
         raise ConfigError(
             "linger_seconds: ended pods' counters must stay for at least two scrape intervals"
