@@ -15,12 +15,18 @@ from gpucost.attribution import attribute
 from gpucost.ledger import accrue, opened
 from gpucost.model import (
     HOLDER_STATES,
+    HOUR_SECONDS,
     Device,
     GpuReading,
     Ledger,
+    Method,
+    Rate,
     Report,
+    Share,
     Snapshot,
     State,
+    Usage,
+    unit_of,
 )
 from gpucost.months import by_month, month_of, oldest_kept
 from gpucost.pricing import Catalogue, price_gpus
@@ -29,8 +35,13 @@ from gpucost.waste import Thresholds, usages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from zoneinfo import ZoneInfo
 
     from gpucost.config import Config
+    from gpucost.model import Price
+
+YOUNG_NODE_SECONDS = 3600.0
+"""A node younger than this at its first reading is charged from its boot."""
 
 _MAX_WATTS = 20_000.0
 """No GPU draws more: an energy counter that says so has restarted or jumped."""
@@ -43,6 +54,8 @@ class Terms(Struct, frozen=True):
     catalogue: Catalogue
     labels_expected: bool = True
     """Whether an API server is there to name pods and node."""
+    booted_at: float | None = None
+    """When the node started, Unix time."""
     config_in_force: bool = True
     config_read_at: float | None = None
     simulated: bool = False
@@ -57,11 +70,12 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
     config = terms.config
     ledger = Ledger(started_at=snapshot.wall_time) if before is None else before.ledger
     pricing = price_gpus(snapshot.gpus, snapshot.node, config.prices, terms.catalogue)
-    if pricing.gpu_count is not None and snapshot.gpus:
-        gpus = with_missing(snapshot.gpus, pricing.gpu_count)
-        if gpus is not snapshot.gpus:
-            snapshot = replace(snapshot, gpus=gpus)
-            pricing = price_gpus(gpus, snapshot.node, config.prices, terms.catalogue)
+    prices = pricing.by_gpu
+    # Devices that no source could read yet are not known to be missing.
+    if pricing.missing and pricing.missing_price and snapshot.gpus:
+        lost = missing_gpus(snapshot.gpus, pricing.missing)
+        snapshot = replace(snapshot, gpus=(*snapshot.gpus, *lost))
+        prices = {**prices, **{gpu.device.uuid: pricing.missing_price for gpu in lost}}
 
     devices = tuple(gpu.device for gpu in snapshot.gpus)
     shares, attribution_problems = attribute(devices, snapshot.holdings, config.prices.mig_split)
@@ -90,14 +104,16 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         starting_max_seconds=config.starting_max_seconds,
         unhealthy_paid_by=config.unhealthy_paid_by,
     )
-    now = usages(snapshot, shares, ledger.tenures, pricing.by_gpu, thresholds, ledger.clock_seconds)
+    now = usages(snapshot, shares, ledger.tenures, prices, thresholds, ledger.clock_seconds)
+    if booted := _provisioning_seconds(before, snapshot, terms):
+        ledger = _provisioned(ledger, snapshot, prices, booted, config.zone)
     watts = mean_watts(() if before is None else before.snapshot.gpus, snapshot.gpus, seconds)
     for month, part in by_month(snapshot.wall_time, seconds, config.zone):
-        ledger = accrue(ledger, now, pricing.by_gpu, watts, seconds=part, month=month)
+        ledger = accrue(ledger, now, prices, watts, seconds=part, month=month)
     return Report(
         snapshot=snapshot,
         usages=now,
-        prices=pricing.by_gpu,
+        prices=prices,
         ledger=ledger,
         problems=(*snapshot.problems, *attribution_problems, *pricing.problems),
         month=month_of(snapshot.wall_time, config.zone),
@@ -112,17 +128,68 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
     )
 
 
-def with_missing(gpus: tuple[GpuReading, ...], expected: int) -> tuple[GpuReading, ...]:
-    """The GPUs, and a lost one for each that the instance type has and the node does not show.
+def _provisioning_seconds(before: Report | None, snapshot: Snapshot, terms: Terms) -> float:
+    """The time from a young node's boot to its first reading; 0 if there is none to charge."""
+    first = bool(snapshot.gpus) and (before is None or not before.snapshot.gpus)
+    if not first or terms.booted_at is None:
+        return 0.0
+    age = snapshot.wall_time - terms.booted_at
+    return age if 0 < age < YOUNG_NODE_SECONDS else 0.0
+
+
+def _provisioned(
+    ledger: Ledger,
+    snapshot: Snapshot,
+    prices: Mapping[str, Price],
+    seconds: float,
+    zone: ZoneInfo,
+) -> Ledger:
+    """The ledger with the node's first stretch charged: paid for, and not yet usable.
+
+    The ledger's clock stays where it is: it counts from the first reading, and the accounts
+    are still to be shown at 0.
+    """
+    whole = tuple(
+        Usage(
+            share=Share(
+                gpu_uuid=gpu.device.uuid,
+                gpu_model=gpu.device.model,
+                ratio=1.0,
+                unit=unit_of(gpu.device.uuid),
+                instance=None,
+                holder=None,
+                method=Method.EXCLUSIVE,
+                state=State.PROVISIONING,
+            ),
+            rates=(
+                Rate(
+                    gpu_uuid=gpu.device.uuid,
+                    holder=None,
+                    state=State.PROVISIONING,
+                    gpus=1.0,
+                    usd_per_second=None if usd is None else usd / HOUR_SECONDS,
+                ),
+            ),
+        )
+        for gpu in snapshot.gpus
+        for usd in (prices[gpu.device.uuid].usd_per_hour,)
+    )
+    clock = ledger.clock_seconds
+    for month, part in by_month(snapshot.wall_time, seconds, zone):
+        ledger = accrue(ledger, whole, prices, {}, seconds=part, month=month)
+        ledger = replace(ledger, clock_seconds=clock)
+    return ledger
+
+
+def missing_gpus(gpus: Sequence[GpuReading], count: int) -> tuple[GpuReading, ...]:
+    """A lost GPU for each that the instance type has and the node does not show.
 
     It is still billed. It goes by the name of `missing-<n>`, n counting from 1.
     """
-    if len(gpus) >= expected:
-        return gpus
     model = Counter(gpu.device.model for gpu in gpus).most_common(1)[0][0]
-    return gpus + tuple(
+    return tuple(
         GpuReading(device=Device(uuid=f"missing-{n}", model=model), faults=("missing",))
-        for n in range(1, expected - len(gpus) + 1)
+        for n in range(1, count + 1)
     )
 
 

@@ -18,6 +18,7 @@ from prometheus_client.samples import Sample
 from gpucost.catalog import FAMILIES
 from gpucost.ledger import imbalance_usd
 from gpucost.model import (
+    HOUR_SECONDS,
     NODE_STATES,
     WASTE_STATES,
     Account,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from gpucost.model import Payer, Usage
-
-_HOUR_SECONDS = 3600.0
 
 
 class _Page:
@@ -256,7 +255,7 @@ def _pod_gauges(page: _Page, payer: Payer, usages: Sequence[Usage]) -> None:
         labels = _payer(payer)
         per_state: dict[State, float] = dict.fromkeys(State, 0.0)
         for rate in priced:
-            per_state[rate.state] += (rate.usd_per_second or 0.0) * _HOUR_SECONDS
+            per_state[rate.state] += (rate.usd_per_second or 0.0) * HOUR_SECONDS
         page.add("gpucost_pod_cost_usd_per_hour", sum(per_state.values()), *labels)
         for state in WASTE_STATES:
             page.add("gpucost_pod_waste_usd_per_hour", per_state[state], *labels, state)

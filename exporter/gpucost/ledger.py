@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from gpucost.model import (
+    HOUR_SECONDS,
     Account,
     GpuAccount,
     GpuLabels,
@@ -34,8 +35,6 @@ from gpucost.tenure import NODE, UNKNOWN, Patience
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-
-_HOUR_SECONDS = 3600.0
 
 EMPTY = Account(seconds={})
 """An account at its first moment."""
@@ -257,7 +256,7 @@ def _joules(
 def _bill(usages: Sequence[Usage], prices: Mapping[str, Price]) -> float:
     """USD per second of the GPUs that are there, from their prices alone."""
     return fsum(
-        price.usd_per_hour / _HOUR_SECONDS
+        price.usd_per_hour / HOUR_SECONDS
         for uuid in {usage.share.gpu_uuid for usage in usages}
         if (price := prices[uuid]).usd_per_hour is not None
     )

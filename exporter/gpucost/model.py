@@ -20,6 +20,9 @@ GPU and compute instance ids are the join that NVML and DCGM share (DCGM knows n
 """
 
 
+HOUR_SECONDS = 3600.0
+
+
 class State(StrEnum):
     """The one state of a GPU-second, in the order in which they are asked (docs/design.md)."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from gpucost.model import (
+    HOUR_SECONDS,
     Activity,
     GpuReading,
     Pod,
@@ -50,8 +51,6 @@ pkg/kubelet/kuberuntime)."""
 _LOOPING_RESTARTS = 2
 """A container that runs again after this many restarts, the last one an error, is looping
 between two back-offs."""
-
-_HOUR_SECONDS = 3600.0
 
 
 class Thresholds(Struct, frozen=True):
@@ -139,7 +138,7 @@ def usages(
                         gpus=share.ratio * part,
                         usd_per_second=None
                         if price is None
-                        else price * share.ratio * part / _HOUR_SECONDS,
+                        else price * share.ratio * part / HOUR_SECONDS,
                     )
                     for state, part in parts
                 ),

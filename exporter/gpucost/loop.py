@@ -1,0 +1,108 @@
+"""The clock: gather, advance, publish, wait. It owns the only thing that changes.
+
+    report = advance(report, gather(), elapsed, terms)
+
+Time is charged by the monotonic clock, so a wall clock that steps charges nothing. When a
+cycle takes long, the next one charges what has passed: no second is lost or charged twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec.structs import replace
+
+from gpucost.cycle import advance
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterable
+
+    from gpucost.cycle import Terms
+    from gpucost.model import Problem, Report, Snapshot
+
+log = logging.getLogger("gpucost")
+
+_ALIVE_SECONDS = 60.0
+"""Cycles may take a while (a hung driver is waited for); past this the loop counts as dead."""
+
+RESTART_CURES = frozenset({"driver_mismatch", "access_lost"})
+"""Kinds of NVML problem that only a new process cures: a driver that was upgraded under the
+mapped library, device cgroup access lost to a `systemctl daemon-reload`
+(NVIDIA/nvidia-container-toolkit issue 48)."""
+
+_RESTART_AFTER_SECONDS = 120.0
+
+
+class Gathers(Protocol):
+    """Makes Snapshots."""
+
+    def gather(self, wall_time: float, clock_seconds: float) -> Snapshot:
+        """The node now."""
+
+
+class Loop:
+    """Runs cycles until it is stopped."""
+
+    def __init__(
+        self,
+        gatherer: Gathers,
+        terms: Callable[[Snapshot], tuple[Terms, tuple[Problem, ...]]],
+        publish: Callable[[Report], None],
+    ) -> None:
+        """`terms` gives what a cycle runs on, and its own problems; `publish` takes the Report."""
+        self._gatherer = gatherer
+        self._terms = terms
+        self._publish = publish
+        self._report: Report | None = None
+        self._at = time.monotonic()
+        self._problems: dict[tuple[str, str], Problem] = {}
+        self._hopeless_since: float | None = None
+
+    def alive(self) -> bool:
+        """Whether cycles go on, and a restart would not do better."""
+        now = time.monotonic()
+        if self._hopeless_since is not None and now - self._hopeless_since > _RESTART_AFTER_SECONDS:
+            return False
+        return now - self._at < _ALIVE_SECONDS
+
+    def step(self) -> Report:
+        """One cycle, charged with the time since the last one."""
+        now = time.monotonic()
+        snapshot = self._gatherer.gather(time.time(), now)
+        terms, problems = self._terms(snapshot)
+        elapsed = 0.0 if self._report is None else now - self._at
+        report = advance(self._report, snapshot, elapsed, terms)
+        if problems:
+            report = replace(report, problems=(*report.problems, *problems))
+        self._report, self._at = report, now
+        self._tell(report.problems)
+        hopeless = any(p.source == "nvml" and p.kind in RESTART_CURES for p in report.problems)
+        if not hopeless:
+            self._hopeless_since = None
+        elif self._hopeless_since is None:
+            self._hopeless_since = now
+        self._publish(report)
+        return report
+
+    def run(self, stop: threading.Event, cycle_seconds: Callable[[], float]) -> None:
+        """Cycle until `stop` is set."""
+        due = time.monotonic()
+        while not stop.is_set():
+            self.step()
+            due = max(due + cycle_seconds(), time.monotonic())
+            stop.wait(due - time.monotonic())
+
+    def _tell(self, problems: Iterable[Problem]) -> None:
+        """Log each problem when it comes and when it goes, once."""
+        now = {(p.source, p.kind): p for p in problems}
+        for key, problem in now.items():
+            if key not in self._problems:
+                log.warning(
+                    "%s: %s: %s %s", problem.source, problem.kind, problem.message, problem.remedy
+                )
+        for key in self._problems.keys() - now.keys():
+            log.info("%s: %s: over", *key)
+        self._problems = now
