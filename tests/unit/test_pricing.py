@@ -104,14 +104,15 @@ def test_an_annotation_that_is_no_price_is_quoted_and_passed_over(text: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "usd"), [("2.5", 2.5), (" 3 ", 3.0), ("1e-2", 0.01), (".5", 0.5), ("2.", 2.0)]
+    ("text", "usd"),
+    [("2.5", 2.5), (" 3 ", 3.0), ("1e-2", 0.01), (".5", 0.5), ("2.", 2.0), ("2\x1f", 2.0)],
 )
 def test_an_annotation_that_is_a_number_is_the_price(text: str, usd: float) -> None:
     found = price(price_gpus(gpus(8), node(text), prices(), LISTED))
     assert (found.usd_per_hour, found.split) == (usd, "per_gpu")
 
 
-@given(st.text(max_size=40))
+@given(st.text(max_size=40) | st.from_regex(r"\s*[0-9.eE+-]{1,8}\s*"))
 def test_any_annotation_is_a_price_above_zero_or_a_problem(text: str) -> None:
     pricing = price_gpus(gpus(1), node(text), prices(), Catalogue())
     found = price(pricing).usd_per_hour

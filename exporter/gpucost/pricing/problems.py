@@ -28,7 +28,8 @@ def read_annotation(node: Node) -> tuple[float | None, tuple[Problem, ...]]:
     text = node.annotations.get(ANNOTATION)
     if text is None:
         return None, ()
-    if _PLAIN_NUMBER.fullmatch(text.strip()) and 0 < (usd := float(text)) <= _MAX_USD:
+    figure = text.strip()
+    if _PLAIN_NUMBER.fullmatch(figure) and 0 < (usd := float(figure)) <= _MAX_USD:
         return usd, ()
     return None, (
         Problem(
