@@ -1,0 +1,92 @@
+"""Prometheus text (exposition format 0.0.4) to rows, strictly and in bounded memory.
+
+A page is taken whole or not at all: one malformed line refuses it, for a page cut off in the
+middle would otherwise pass for a node with fewer GPUs. The one leniency is an unknown escape in
+a label value, kept as it stands like Prometheus keeps it (model/textparse): dcgm-exporter writes
+values into a template without escaping them.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+
+from msgspec import Struct
+
+from gpucost.sources.base import SourceError
+
+_LINE = re.compile(
+    rb"""
+    (?P<name>[a-zA-Z_:][\w:]*)
+    (?:[ \t]*\{(?P<labels>(?:[^"}]++|"(?:[^"\\]++|\\.)*+")*+)\}|(?=[ \t]))
+    [ \t]*(?P<value>[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|(?i:nan|inf(?:inity)?)))
+    (?:[ \t]+-?\d+)?  # a timestamp, in milliseconds
+    """,
+    re.VERBOSE,
+)
+_LABEL = re.compile(rb'[ \t]*([a-zA-Z_]\w*)[ \t]*=[ \t]*"((?:[^"\\]++|\\.)*+)"[ \t]*(?:,[ \t]*|$)')
+_ESCAPE = re.compile(rb'\\([\\"n])')
+_UNESCAPED = {b"\\": b"\\", b'"': b'"', b"n": b"\n"}
+
+_EXCERPT = 48
+
+
+class Row(Struct, frozen=True):
+    """The samples of a page that carry one label set: their names and values as written."""
+
+    labels: dict[str, str]
+    values: list[tuple[str, float]]
+
+
+def parse_rows(page: bytes, prefix: str) -> tuple[Row, ...]:
+    """The samples whose name starts with `prefix`, by label set, in the order of the page.
+
+    Comments, blank lines and CRLF line ends are allowed anywhere; every other line must be a
+    sample, whatever its name. Raises SourceError("malformed"), which names the line.
+    """
+    rows: dict[bytes, Row] = {}
+    start = prefix.encode()
+    for number, raw in enumerate(io.BytesIO(page), start=1):
+        line = raw.strip(b" \t\r\n")
+        if not line or line.startswith(b"#"):
+            continue
+        sample = _LINE.fullmatch(line)
+        if sample is None:
+            raise _malformed(number, line)
+        if not line.startswith(start):
+            continue
+        written = sample["labels"] or b""
+        # Exporters repeat a device's label set with every metric: it is read once.
+        if (row := rows.get(written)) is None:
+            labels = _labels(written)
+            if labels is None:
+                raise _malformed(number, line)
+            row = rows[written] = Row(labels, [])
+        row.values.append((sample["name"].decode(), float(sample["value"])))
+    return tuple(rows.values())
+
+
+def _labels(written: bytes) -> dict[str, str] | None:
+    """What stands between the braces; None if it is no label set, or names a label twice."""
+    labels: dict[str, str] = {}
+    position = len(written) - len(written.lstrip(b" \t"))
+    while position < len(written):
+        label = _LABEL.match(written, position)
+        if label is None or (name := label[1].decode()) in labels:
+            return None
+        value = _ESCAPE.sub(lambda escape: _UNESCAPED[escape[1]], label[2])
+        try:
+            labels[name] = value.decode()
+        except UnicodeDecodeError:
+            return None
+        position = label.end()
+    return labels
+
+
+def _malformed(number: int, line: bytes) -> SourceError:
+    excerpt = line[:_EXCERPT].decode("ascii", "backslashreplace")
+    return SourceError(
+        "malformed",
+        f"Line {number} is not Prometheus text: {excerpt!r}.",
+        "Look at the page with curl: is the address that of an exporter, and is it whole?",
+    )
