@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# `make demo`: the simulated node and a real Prometheus that scrapes it as a cluster's would.
+# Ctrl-C ends both and removes Prometheus's data. DEMO_SECONDS=N ends by itself N seconds after
+# all is up; DEMO_PORT and DEMO_PROMETHEUS_PORT are tried first, then the ports after them.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+LOGS=$PWD/.cache/demo
+START_SECONDS=120 # to wait for a slow machine
+PYTHON=$PWD/.venv/bin/python
+GPUCOST=$PWD/.venv/bin/gpucost
+PROMETHEUS=${GPUCOST_PROMETHEUS:-$(PATH=$PATH:$PWD/.cache/prometheus/bin command -v prometheus || true)}
+
+die() { printf 'demo: %s\n' "$*" >&2; exit 1; }
+
+[ -x "$GPUCOST" ] || die 'no .venv; start it with: make demo'
+[ -n "$PROMETHEUS" ] || die 'no prometheus on PATH; make demo fetches it, or install it: apt-get install prometheus'
+
+children=()
+data=$(mktemp -d "${TMPDIR:-/tmp}/gpucost-demo.XXXXXX")
+
+# Every way out stops both programs, waits for them, and removes what Prometheus stored.
+finish() {
+  local status=$?
+  trap '' INT TERM
+  trap - EXIT
+  [ ${#children[@]} -eq 0 ] || kill -TERM "${children[@]}" 2>/dev/null || true
+  wait
+  rm -rf "$data"
+  exit "$status"
+}
+trap finish EXIT
+trap 'echo; echo "demo: stopping"; exit 0' INT TERM
+
+# The first port from $1 on that nobody listens on.
+free_port() {
+  "$PYTHON" - "$1" <<'END'
+import socket, sys
+
+for port in range(int(sys.argv[1]), int(sys.argv[1]) + 200):
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+    print(port)
+    break
+else:
+    sys.exit("demo: no free port")
+END
+}
+
+# fetch URL: the body, or failure. (curl and wget may be absent on a fresh machine.)
+fetch() {
+  "$PYTHON" - "$1" <<'END'
+import sys, urllib.error, urllib.request
+
+try:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(sys.argv[1], timeout=5) as answer:
+        sys.stdout.buffer.write(answer.read())
+except (OSError, urllib.error.URLError) as error:
+    sys.exit(str(error))
+END
+}
+
+# wait_for WHAT PID LOG URL TEXT: until the page at URL holds TEXT.
+wait_for() {
+  local deadline=$((SECONDS + START_SECONDS))
+  until fetch "$4" 2>/dev/null | grep -q -- "$5"; do
+    kill -0 "$2" 2>/dev/null || { tail -n 20 "$3" >&2; die "$1 ended; its log: $3"; }
+    [ "$SECONDS" -lt "$deadline" ] || { tail -n 20 "$3" >&2; die "$1 did not answer within $START_SECONDS s; its log: $3"; }
+    sleep 0.5
+  done
+}
+
+mkdir -p "$LOGS"
+port=$(free_port "${DEMO_PORT:-10190}")
+"$GPUCOST" demo --listen "127.0.0.1:$port" >"$LOGS/gpucost.log" 2>&1 &
+exporter=$!
+children+=("$exporter")
+wait_for 'the exporter' "$exporter" "$LOGS/gpucost.log" "http://127.0.0.1:$port/metrics" '^gpucost_node_info'
+
+# As the chart's monitors do it: the target is named after its node and nothing else, and the
+# exporter's own namespace, pod and container labels are the ones that count.
+node=$(fetch "http://127.0.0.1:$port/metrics" | sed -n 's/^gpucost_node_info{.*\bnode="\([^"]*\)".*/\1/p')
+rules=$(find "$PWD/rules" -maxdepth 1 -name '*.yaml' -printf '  - %p\n' | sort)
+cat >"$data/prometheus.yml" <<END
+global:
+  scrape_interval: 5s
+  evaluation_interval: 5s
+${rules:+rule_files:
+$rules}
+scrape_configs:
+  - job_name: gpucost
+    honor_labels: true
+    static_configs:
+      - targets: ["127.0.0.1:$port"]
+        labels:
+          instance: "$node"
+END
+
+web_port=$(free_port "${DEMO_PROMETHEUS_PORT:-9090}")
+"$PROMETHEUS" --config.file="$data/prometheus.yml" --storage.tsdb.path="$data/tsdb" \
+  --web.listen-address="127.0.0.1:$web_port" --log.level=warn >"$LOGS/prometheus.log" 2>&1 &
+prometheus=$!
+children+=("$prometheus")
+web=http://127.0.0.1:$web_port
+echo 'demo: waiting for the first dollars in Prometheus'
+wait_for Prometheus "$prometheus" "$LOGS/prometheus.log" \
+  "$web/api/v1/query?query=sum(gpucost_pod_cost_usd_total)%3E0" '"value":'
+
+ending='Ctrl-C ends it.'
+[ -z "${DEMO_SECONDS:-}" ] || ending="Ends by itself in $DEMO_SECONDS s."
+cat <<END
+
+  A simulated node ($node): no GPU is read, no money is spent.
+
+    this node now     http://127.0.0.1:$port/
+    its metrics       http://127.0.0.1:$port/metrics
+    Prometheus        $web/graph?g0.expr=sum%20by%20(pod)%20(gpucost_pod_cost_usd_total)&g0.tab=0&g0.range_input=15m
+
+  Three queries worth pasting there:
+
+    what each pod costs, USD an hour
+      sum by (namespace, pod) (gpucost_pod_cost_usd_per_hour)
+    where the money went, by state, in the last 5 minutes
+      sum by (state) (increase(gpucost_gpu_cost_usd_total[5m]))
+    waste in USD an hour, and why
+      topk(5, sum by (pod, reason) (gpucost_pod_waste_usd_per_hour) > 0)
+
+  Logs: .cache/demo/. $ending
+
+END
+
+end=$((SECONDS + ${DEMO_SECONDS:-2000000000}))
+while [ "$SECONDS" -lt "$end" ]; do
+  kill -0 "$exporter" 2>/dev/null || { tail -n 20 "$LOGS/gpucost.log" >&2; die 'the exporter ended'; }
+  kill -0 "$prometheus" 2>/dev/null || { tail -n 20 "$LOGS/prometheus.log" >&2; die 'Prometheus ended'; }
+  sleep 0.5
+done

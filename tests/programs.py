@@ -1,0 +1,22 @@
+"""Finds the real programs that tests run; one that is missing is a failure, never a skip."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def program(name: str) -> str:
+    """The path of `prometheus` or `promtool`: from GPUCOST_<NAME>, PATH, or what make fetched."""
+    if chosen := os.environ.get(f"GPUCOST_{name.upper()}"):
+        return chosen
+    cache = ROOT / ".cache/prometheus/bin"
+    found = shutil.which(name) or shutil.which(name, path=str(cache))
+    if found is None:
+        raise FileNotFoundError(
+            f"{name} is not on PATH and not in {cache}. Run: scripts/bootstrap.sh prometheus"
+        )
+    return found
