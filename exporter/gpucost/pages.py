@@ -49,7 +49,7 @@ def encode(
         families(report, version=__version__, reveal=reveal), *(c.collect() for c in beside)
     )
     if openmetrics:
-        return bytes(generate_openmetrics(page))
+        return bytes(generate_openmetrics(page))  # type: ignore[no-untyped-call]
     return bytes(generate_latest(page))
 
 
@@ -60,9 +60,12 @@ class Pages:
     of one, and a page that is being made keeps the Report it began with.
     """
 
-    def __init__(self, alive: Callable[[], bool], beside: Sequence[Collector] = ()) -> None:
-        """`alive` says whether the loop goes on; `beside`: see `encode`."""
-        self._alive = alive
+    alive: Callable[[], bool]
+    """Whether the loop goes on; set by who starts it."""
+
+    def __init__(self, beside: Sequence[Collector] = ()) -> None:
+        """`beside`: see `encode`."""
+        self.alive = lambda: True
         self._beside = beside
         self._report: Report | None = None
         self._made: dict[str, tuple[Report, bytes]] = {}
@@ -87,7 +90,7 @@ class Pages:
 
     def healthy(self) -> bool:
         """Whether the loop is alive."""
-        return self._alive()
+        return self.alive()
 
     def ready(self) -> bool:
         """Whether there is a Report."""

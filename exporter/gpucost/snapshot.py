@@ -77,6 +77,10 @@ class Gatherer:
         self._signals: dict[UnitId, Signal] = {}
         self._changes: dict[UnitId, tuple[float, Problem]] = {}
 
+    def reconfigure(self, sources: Sources, node: Node, keep_holders_seconds: float) -> None:
+        """Go on with these sources and settings, remembering what was known."""
+        self.sources, self._node, self._keep_holders = sources, node, keep_holders_seconds
+
     def gather(self, wall_time: float, clock_seconds: float) -> Snapshot:
         """Ask every source and take what came in time. Never raises for a source.
 

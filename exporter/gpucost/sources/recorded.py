@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from gpucost.model import GpuReading
+from gpucost.model import GpuReading  # noqa: TC001 - msgspec decodes it
 from gpucost.sources.base import ClusterRead, DeviceRead, HoldingsRead, SourceError
 from gpucost.sources.dcgm import parse_dcgm
-from gpucost.sources.kubernetes import parse_node, parse_pod_list
+from gpucost.sources.kube_objects import parse_node, parse_pod_list
 from gpucost.sources.podresources import (
     parse_allocatable_json,
     parse_holdings,
@@ -143,7 +143,7 @@ class RecordedNode:
     def __init__(self, frame: Frame, config: Config, node_name: str) -> None:
         """Stand at a frame; `node_name` may be empty: then node.json says it."""
         self.frame = frame
-        self._config = config
+        self.config = config
         self._node_name = node_name
         self._parsed: dict[str, tuple[tuple[bytes | None, ...], Any]] = {}
 
@@ -165,7 +165,7 @@ class RecordedNode:
             return parse_holdings(
                 parse_list_json(self.frame.files[HOLDINGS]),
                 None if offered is None else parse_allocatable_json(offered),
-                self._config.kubelet.resource_names,
+                self.config.kubelet.resource_names,
             )
 
         return self._once("kubelet", (HOLDINGS, OFFERED), parse)
@@ -176,11 +176,18 @@ class RecordedNode:
 
     def _cluster(self) -> ClusterRead:
         files = self.frame.files
-        node = _json(NODE, files[NODE]) if NODE in files else None
-        pods = _json(PODS, files[PODS]) if PODS in files else None
+        node = parse_node(files[NODE]) if NODE in files else None
+        pods = files.get(PODS)
         return ClusterRead(
-            node=None if node is None else parse_node(node),
-            pods=None if pods is None else parse_pod_list(pods, self._config.kubernetes),
+            node=node,
+            pods=None
+            if pods is None
+            else parse_pod_list(
+                pods,
+                self.config.kubernetes,
+                self._node_name or (node.name if node else ""),
+                self.config.kubelet.resource_names,
+            ),
         )
 
     def _once(self, source: str, files: tuple[str, ...], parse: Callable[[], T]) -> T:
@@ -191,10 +198,3 @@ class RecordedNode:
             before = self._parsed[source] = (texts, parse())
         answer: T = before[1]
         return answer
-
-
-def _json(name: str, text: bytes) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
-        raise SourceError("malformed", f"{name}: {error}", "It must be JSON.") from error

@@ -1,0 +1,182 @@
+"""Preflight: does each source answer, does each GPU have signals and a price? Pure.
+
+A finding says what is so and, where it is not well, what to do. Dollars flow when there are
+GPUs, all of them priced, and it is known who holds them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
+
+from gpucost.waste import readings_by_unit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from gpucost.model import GpuReading, Price, Report, Snapshot
+
+Level = Literal["ok", "warn", "fail"]
+
+
+class Finding(Struct, frozen=True):
+    """One thing looked at. `fail`: dollars will not flow, or flow to nobody."""
+
+    level: Level
+    subject: str
+    message: str
+    remedy: str = ""
+
+
+def findings(report: Report) -> tuple[Finding, ...]:
+    """Everything that was looked at, in the order in which the data flow."""
+    return (
+        *_sources(report),
+        *_gpus(report),
+        *_holders(report.snapshot),
+        *_node(report.snapshot),
+    )
+
+
+def dollars_flow(found: Sequence[Finding]) -> bool:
+    """Whether nothing stands in the way of dollars per pod."""
+    return all(finding.level != "fail" for finding in found)
+
+
+def render(found: Sequence[Finding]) -> str:
+    """The findings as lines for a terminal."""
+    width = max((len(finding.subject) for finding in found), default=0)
+    lines = []
+    for finding in found:
+        lines.append(f"{finding.level:>4}  {finding.subject:<{width}}  {finding.message}")
+        if finding.remedy and finding.level != "ok":
+            lines.append(f"{'':>4}  {'':<{width}}  -> {finding.remedy}")
+    verdict = "Dollars will flow." if dollars_flow(found) else "Dollars will not flow yet."
+    return "\n".join([*lines, "", verdict, ""])
+
+
+def _sources(report: Report) -> Iterator[Finding]:
+    snapshot = report.snapshot
+    devices = ("nvml", "dcgm")
+    some_devices = any(s.up for s in snapshot.sources if s.source in devices)
+    for status in snapshot.sources:
+        if status.up:
+            took = f"answers in {status.duration_seconds * 1e3:.0f} ms"
+            yield Finding("ok", f"source {status.source}", took)
+    for problem in report.problems:
+        needed = problem.source == "kubelet" or (problem.source in devices and not some_devices)
+        down = any(s.source == problem.source and not s.up for s in snapshot.sources)
+        unpriced = problem.source == "pricing" and problem.kind == "unpriced"
+        if not unpriced:  # said of each GPU below
+            level: Level = "fail" if needed and down else "warn"
+            subject = f"source {problem.source}" if down else problem.source
+            yield Finding(level, subject, f"{problem.kind}: {problem.message}", problem.remedy)
+
+
+def _gpus(report: Report) -> Iterator[Finding]:
+    if not report.snapshot.gpus:
+        yield Finding(
+            "fail",
+            "GPUs",
+            "none found",
+            "Run on a GPU node with the driver's libraries in the container"
+            " (NVIDIA_VISIBLE_DEVICES=all, NVIDIA_DRIVER_CAPABILITIES=utility, and the nvidia"
+            " runtime class where it is not the default), or give dcgm.url.",
+        )
+    for gpu in report.snapshot.gpus:
+        index = "?" if gpu.device.index is None else gpu.device.index
+        subject = f"GPU {index}"
+        yield _health(subject, gpu)
+        yield _signal(subject, gpu)
+        yield _price(subject, report.prices[gpu.device.uuid])
+
+
+def _health(subject: str, gpu: GpuReading) -> Finding:
+    what = f"{gpu.device.model}, {gpu.device.uuid}"
+    if gpu.device.mig is not None:
+        what += f", {len(gpu.device.mig)} MIG instances"
+    if gpu.faults:
+        return Finding(
+            "warn",
+            subject,
+            f"{what}: {', '.join(gpu.faults)}",
+            "Its time is charged as unhealthy. Drain the node and reset or replace the GPU.",
+        )
+    return Finding("ok", subject, what)
+
+
+def _signal(subject: str, gpu: GpuReading) -> Finding:
+    readings = readings_by_unit(gpu)
+    signals = sorted({str(r.activity.signal) for r in readings if r.activity is not None})
+    blind = sum(reading.activity is None for reading in readings)
+    if blind and readings:
+        return Finding(
+            "warn",
+            subject,
+            f"no activity signal on {blind} of {len(readings)} units: held time is unmeasured",
+            "Run dcgm-exporter with DCGM_FI_PROF_GR_ENGINE_ACTIVE on this node (MIG before Hopper"
+            " has no signal in NVML), or let the exporter run privileged for GPM.",
+        )
+    return Finding("ok", subject, f"activity from {', '.join(signals) or 'no unit'}")
+
+
+def _price(subject: str, price: Price) -> Finding:
+    if price.usd_per_hour is None:
+        return Finding(
+            "fail",
+            subject,
+            f"no price: {price.detail}",
+            "Annotate the Node with gpucost.io/gpu-usd-per-hour, or add a row to prices.table.",
+        )
+    estimated = " (estimated)" if price.estimated else ""
+    return Finding(
+        "ok",
+        subject,
+        f"{price.usd_per_hour:.4f} USD/h{estimated} by {price.source}: {price.detail}",
+    )
+
+
+def _holders(snapshot: Snapshot) -> Iterator[Finding]:
+    if snapshot.holdings is None:
+        yield Finding(
+            "fail",
+            "holders",
+            "nobody says who holds the GPUs: all time will be unattributed",
+            "Mount the directory /var/lib/kubelet/pod-resources and run as a user who may open"
+            " kubelet.sock there (root).",
+        )
+    elif snapshot.holdings.assumed:
+        yield Finding("warn", "holders", "no Kubernetes here: cost by GPU and state, not by pod")
+    else:
+        pods = {(h.holder.namespace, h.holder.pod) for h in snapshot.holdings.holdings}
+        yield Finding("ok", "holders", f"{len(pods)} pods hold GPUs")
+
+
+def _node(snapshot: Snapshot) -> Iterator[Finding]:
+    node = snapshot.node
+    if not snapshot.node_known:
+        yield Finding(
+            "warn",
+            "node",
+            f"{node.name}: labels not read, so pods have no workload and no team",
+            "Give the service account get, list and watch on pods and nodes.",
+        )
+        return
+    unknown = [
+        field for field in ("instance_type", "region", "capacity_type") if not getattr(node, field)
+    ]
+    if unknown:
+        yield Finding(
+            "warn",
+            "node",
+            f"{node.name}: {', '.join(unknown)} unknown",
+            "Label the Node (node.kubernetes.io/instance-type, topology.kubernetes.io/region), or"
+            " set them under `node:`.",
+        )
+    else:
+        yield Finding(
+            "ok",
+            "node",
+            f"{node.name}: {node.instance_type}, {node.region}, {node.capacity_type}",
+        )

@@ -1,0 +1,284 @@
+"""The command line: `gpucost serve | demo | once | record | check`.
+
+Settings live in one YAML file; flags, and the environment variables beside them, are only for
+what differs from pod to pod.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+from prometheus_client import PLATFORM_COLLECTOR, PROCESS_COLLECTOR
+
+from gpucost import __version__, check
+from gpucost.config import ConfigError
+from gpucost.config_file import ConfigFile
+from gpucost.cycle import Terms, advance
+from gpucost.demo import SimulatedNode
+from gpucost.live import LiveNode
+from gpucost.loop import Loop
+from gpucost.pages import Pages, encode
+from gpucost.prices import load_catalogue
+from gpucost.record import record
+from gpucost.replay import RecordingError, replay
+from gpucost.server import Server
+from gpucost.web_config import WebConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gpucost.config import Config
+    from gpucost.loop import Gathers
+    from gpucost.model import Problem, Report, Snapshot
+
+log = logging.getLogger("gpucost")
+
+DEFAULT_LISTEN = ":10190"
+_EXIT_NO_DOLLARS = 1
+_EXIT_USAGE = 2
+_LISTING_SECONDS = 10.0
+"""How long a command that reads only once waits for the API server's first answer."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, 1 (`check`: no dollars) or 2 (wrong settings)."""
+    given = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=given.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        status: int = given.run(given)
+    except (ConfigError, RecordingError) as error:
+        print(f"gpucost: {error}", file=sys.stderr)
+        return _EXIT_USAGE
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gpucost", description="The GPU cost ledger for Kubernetes."
+    )
+    parser.add_argument("--version", action="version", version=f"gpucost {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--config",
+        type=Path,
+        default=os.environ.get("GPUCOST_CONFIG") or None,
+        help="the YAML file with all settings (env GPUCOST_CONFIG); defaults without",
+    )
+    common.add_argument(
+        "--node-name",
+        default=os.environ.get("NODE_NAME", ""),
+        help="this node's name in Kubernetes (env NODE_NAME); elsewhere the host's name",
+    )
+    common.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default=os.environ.get("GPUCOST_LOG_LEVEL", "info"),
+        help="(env GPUCOST_LOG_LEVEL)",
+    )
+    listens = argparse.ArgumentParser(add_help=False)
+    listens.add_argument(
+        "--listen",
+        default=os.environ.get("GPUCOST_LISTEN", DEFAULT_LISTEN),
+        metavar="[ADDRESS]:PORT",
+        help=f"where to serve (env GPUCOST_LISTEN; default {DEFAULT_LISTEN})",
+    )
+    listens.add_argument(
+        "--web-config",
+        type=Path,
+        default=os.environ.get("GPUCOST_WEB_CONFIG") or None,
+        help="TLS and basic auth, in the exporter-toolkit's format (env GPUCOST_WEB_CONFIG)",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: object, text: str, *, serves: bool = False
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, help=text, description=text, parents=[common, listens] if serves else [common]
+        )
+        added.set_defaults(run=run)
+        return added
+
+    command("serve", _serve, "keep the ledger and serve it", serves=True)
+    command("demo", _demo, "serve a simulated 8-GPU node: every figure is invented", serves=True)
+    once = command("once", _once, "run one cycle and print what /metrics would show")
+    once.add_argument("--replay", type=Path, metavar="DIR", help="on a recording, not on this node")
+    once.add_argument(
+        "--advance", type=_seconds, default=0.0, metavar="SECONDS", help="go on for so long"
+    )
+    once.add_argument(
+        "--at", type=_moment, metavar="TIME", help="when the recording starts (RFC 3339)"
+    )
+    once.add_argument("--openmetrics", action="store_true", help="in OpenMetrics format")
+    record_to = command("record", _record, "record this node's readings, for a bug report")
+    record_to.add_argument("directory", type=Path, metavar="DIR")
+    command("check", _check, "preflight: will dollars flow, and if not, what to do")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= 366 * 86_400:
+        raise argparse.ArgumentTypeError("must be from 0 to a year, in seconds")
+    return seconds
+
+
+def _moment(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("must be a time like 2026-11-22T19:30:00Z") from error
+    if moment.tzinfo is None:
+        raise argparse.ArgumentTypeError("must name its time zone: end it with Z for UTC")
+    return moment.timestamp()
+
+
+def _listen(text: str) -> tuple[str, int]:
+    address, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or not 0 <= int(port) <= 65_535:  # noqa: PLR2004 - ports
+        raise ConfigError(
+            f"--listen: `{text}` is not an address and a port. Write :10190, 127.0.0.1:10190 or"
+            " [::1]:10190."
+        )
+    return address.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _live(given: argparse.Namespace) -> LiveNode:
+    return LiveNode(ConfigFile(given.config), _node_name(given))
+
+
+def _node_name(given: argparse.Namespace) -> str:
+    name: str = given.node_name
+    return name or socket.gethostname()
+
+
+def _serve(given: argparse.Namespace) -> int:
+    node = _live(given)
+    try:
+        return _run(given, node, node.terms, lambda: node.config)
+    finally:
+        node.close()
+
+
+def _demo(given: argparse.Namespace) -> int:
+    log.warning("This is a SIMULATED node: every figure is invented.")
+    config = ConfigFile(given.config).config
+    shown = SimulatedNode().gather(0.0, 0.0).node
+    terms = Terms(
+        config=config,
+        catalogue=load_catalogue(shown.instance_type, shown.region),
+        config_read_at=time.time(),
+        simulated=True,
+    )
+    return _run(given, SimulatedNode(), lambda _: (terms, ()), lambda: config)
+
+
+def _run(
+    given: argparse.Namespace,
+    gatherer: Gathers,
+    terms: Callable[[Snapshot], tuple[Terms, tuple[Problem, ...]]],
+    config: Callable[[], Config],
+) -> int:
+    """Serve and cycle until SIGTERM or Ctrl-C; leave cleanly.
+
+    A driver can freeze under a client that is killed (NVIDIA/dcgm-exporter issue 84).
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    address, port = _listen(given.listen)
+    web = None if given.web_config is None else WebConfig(given.web_config)
+    pages = Pages(beside=(PROCESS_COLLECTOR, PLATFORM_COLLECTOR))
+    loop = Loop(gatherer, terms, pages.publish)
+    pages.alive = loop.alive
+    server = Server(address, port, pages=pages, settings=config().http, web=web)
+    server.start()
+    log.info("gpucost %s listens on %s, port %d", __version__, server.address, server.port)
+    try:
+        loop.run(stop, lambda: config().cycle_seconds)
+    finally:
+        server.close()
+    log.info("stopped")
+    return 0
+
+
+def _once(given: argparse.Namespace) -> int:
+    if given.replay is not None:
+        report = replay(given.replay, given.advance, given.node_name, given.at)
+    elif given.advance or given.at is not None:
+        raise ConfigError("--advance and --at: only a recording can be advanced; give --replay.")
+    else:
+        node = _live(given)
+        try:
+            report = _cycle(node, reads=1)
+        finally:
+            node.close()
+    page = encode(report, openmetrics=given.openmetrics, reveal=given.replay is not None)
+    sys.stdout.buffer.write(page)
+    sys.stdout.flush()
+    return 0
+
+
+def _record(given: argparse.Namespace) -> int:
+    node = _live(given)
+    try:
+        _await_cluster(node)
+        for line in record(node, _node_name(given), given.directory):
+            print(line)
+    except OSError as error:
+        raise ConfigError(f"{given.directory}: cannot be written: {error.strerror}") from error
+    finally:
+        node.close()
+    print(f"Read {given.directory} before you publish it: it names pods, labels and this node.")
+    return 0
+
+
+def _check(given: argparse.Namespace) -> int:
+    node = _live(given)
+    try:
+        report = _cycle(node, reads=2)
+    finally:
+        node.close()
+    found = check.findings(report)
+    print(check.render(found), end="")
+    return 0 if check.dollars_flow(found) else _EXIT_NO_DOLLARS
+
+
+def _await_cluster(node: LiveNode) -> None:
+    if node.sources.kubernetes is not None:
+        node.sources.kubernetes.wait(_LISTING_SECONDS)
+
+
+def _cycle(node: LiveNode, reads: int) -> Report:
+    """The Report of `reads` cycles a second apart: some signals need two looks."""
+    _await_cluster(node)
+    report: Report | None = None
+    for turn in range(reads):
+        if turn:
+            time.sleep(1.0)
+        snapshot = node.gather(time.time(), time.monotonic())
+        terms, problems = node.terms(snapshot)
+        report = advance(report, snapshot, float(turn), terms)
+        report = replace(report, problems=(*report.problems, *problems))
+    if report is None:
+        raise ValueError("reads must be at least 1")
+    return report

@@ -1,0 +1,167 @@
+"""This node's real sources, opened as the settings say, and what a cycle on them runs on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpucost.cycle import Terms
+from gpucost.model import Node, Problem
+from gpucost.prices import load_catalogue
+from gpucost.reader import Direct, Reader
+from gpucost.snapshot import Gatherer, Sources
+from gpucost.sources.dcgm import DcgmSource
+from gpucost.sources.kube_api import in_kubernetes
+from gpucost.sources.kubernetes import KubernetesSource
+from gpucost.sources.nvml import NvmlSource
+from gpucost.sources.podresources import PodResourcesSource
+
+if TYPE_CHECKING:
+    from gpucost.config import Config
+    from gpucost.config_file import ConfigFile
+    from gpucost.model import Snapshot
+    from gpucost.pricing import Catalogue
+    from gpucost.sources.base import DeviceRead
+
+PROC_STAT = Path("/proc/stat")
+
+
+class OpenSources:
+    """The sources, open. `close` ends their threads and connections."""
+
+    def __init__(self, config: Config, node_name: str) -> None:
+        """Open what the settings enable and this machine has."""
+        cluster = config.kubernetes.enabled and (in_kubernetes() or "KUBECONFIG" in os.environ)
+        has_kubelet = config.kubelet.enabled and (cluster or Path(config.kubelet.socket).exists())
+        self.nvml = NvmlSource(settings=config.nvml) if config.nvml.enabled else None
+        self.dcgm = DcgmSource(config.dcgm, node_name) if config.dcgm.enabled else None
+        self.kubelet = PodResourcesSource(config.kubelet) if has_kubelet else None
+        self.kubernetes = (
+            KubernetesSource(
+                config.kubernetes,
+                config.dcgm,
+                node_name,
+                resource_names=config.kubelet.resource_names,
+            )
+            if cluster
+            else None
+        )
+        self._dcgm_url = config.dcgm.url
+        if self.kubernetes is not None:
+            self.kubernetes.start()
+        # A page of DCGM's can be asked for only where one is known or may yet be found.
+        has_dcgm = self.dcgm is not None and (self._dcgm_url or self.kubernetes)
+        self.asked = Sources(
+            nvml=Reader("nvml", self.nvml.read, config.nvml.timeout_seconds) if self.nvml else None,
+            dcgm=Reader("dcgm", self._read_dcgm, config.dcgm.timeout_seconds) if has_dcgm else None,
+            kubelet=Reader("kubelet", self.kubelet.read, config.kubelet.timeout_seconds)
+            if self.kubelet
+            else None,
+            kubernetes=Direct("kubernetes", self.kubernetes.read) if self.kubernetes else None,
+            in_kubernetes=cluster or has_kubelet,
+        )
+
+    def _read_dcgm(self) -> DeviceRead | None:
+        """DCGM's page, wherever it is; None where there is none."""
+        url = self._dcgm_url
+        if url is None and self.kubernetes is not None and self.asked.kubernetes is not None:
+            cluster = self.asked.kubernetes.answer().value
+            url = None if cluster is None else cluster.dcgm_url
+        return None if url is None or self.dcgm is None else self.dcgm.read(url)
+
+    def close(self) -> None:
+        """End it all. A source that hangs in a call is left to end with the process."""
+        asked = self.asked
+        if asked.dcgm is not None:
+            asked.dcgm.close()
+        if self.nvml and asked.nvml and asked.nvml.close():
+            self.nvml.close()
+        if self.kubelet and asked.kubelet and asked.kubelet.close():
+            self.kubelet.close()
+        if self.kubernetes:
+            self.kubernetes.close()
+
+
+class LiveNode:
+    """This machine: makes Snapshots, and Terms for the cycle, as the configuration changes."""
+
+    def __init__(self, config_file: ConfigFile, node_name: str) -> None:
+        """Open the sources. `node_name` is the Kubernetes node's, or any name elsewhere."""
+        self._config_file = config_file
+        self._node_name = node_name
+        self._booted_at = booted_at()
+        self._catalogue: tuple[tuple[str, str], Catalogue] | None = None
+        self.sources = OpenSources(self.config, node_name)
+        self.gatherer = Gatherer(
+            self.sources.asked, self._stated_node(), self.config.kubelet.keep_holders_seconds
+        )
+
+    @property
+    def config(self) -> Config:
+        """The settings in force."""
+        return self._config_file.config
+
+    def gather(self, wall_time: float, clock_seconds: float) -> Snapshot:
+        """The node now, under settings that are fresh from disk."""
+        before = self.config
+        if self._config_file.poll():
+            self._reconfigure(before)
+        return self.gatherer.gather(wall_time, clock_seconds)
+
+    def terms(self, snapshot: Snapshot) -> tuple[Terms, tuple[Problem, ...]]:
+        """What a cycle runs on, and what is wrong with the configuration."""
+        problem = self._config_file.problem
+        return Terms(
+            config=self.config,
+            catalogue=self._catalogue_for(snapshot.node),
+            labels_expected=self.sources.kubernetes is not None,
+            booted_at=self._booted_at,
+            config_in_force=problem is None,
+            config_read_at=self._config_file.read_at,
+        ), (() if problem is None else (problem,))
+
+    def close(self) -> None:
+        """Close the sources."""
+        self.sources.close()
+
+    def _reconfigure(self, before: Config) -> None:
+        """Open the sources anew if their own settings changed; holders and devices are kept."""
+        now = self.config
+        sections = ("nvml", "dcgm", "kubelet", "kubernetes")
+        if any(getattr(before, name) != getattr(now, name) for name in sections):
+            self.sources.close()
+            self.sources = OpenSources(now, self._node_name)
+        self.gatherer.reconfigure(
+            self.sources.asked, self._stated_node(), now.kubelet.keep_holders_seconds
+        )
+
+    def _stated_node(self) -> Node:
+        """The node as the settings describe it."""
+        stated = self.config.node
+        return Node(
+            name=self._node_name,
+            instance_type=stated.instance_type,
+            region=stated.region,
+            capacity_type=stated.capacity_type or "",
+            labels=stated.labels,
+        )
+
+    def _catalogue_for(self, node: Node) -> Catalogue:
+        """The shipped table's rows for this node; read again only when it turns out another."""
+        key = (node.instance_type, node.region)
+        if self._catalogue is None or self._catalogue[0] != key:
+            self._catalogue = (key, load_catalogue(*key))
+        return self._catalogue[1]
+
+
+def booted_at() -> float | None:
+    """When this machine started, Unix time, by the kernel's `btime` (proc(5)); None if unknown.
+
+    A container sees its host's.
+    """
+    try:
+        lines = PROC_STAT.read_text("ascii").splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith("btime "))
+    except (OSError, ValueError, StopIteration):
+        return None
