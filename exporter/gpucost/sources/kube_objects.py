@@ -1,8 +1,9 @@
 """Kubernetes' JSON to Pod and Node: pure, and only the fields that are used.
 
 The structs below declare those fields; everything else of an object (managedFields, images,
-environment) is skipped while it is decoded and never held. Every field may be missing or null. A field of
-another type than Kubernetes documents makes the object malformed: better said than guessed.
+environment) is skipped while it is decoded and never held. Every field may be missing or
+null. A field of another type than Kubernetes documents makes the object malformed: better
+said than guessed.
 """
 
 from __future__ import annotations
@@ -188,9 +189,9 @@ def decode(document: Document, shape: type[_T]) -> _T:
     Raises SourceError (malformed), which names the field.
     """
     try:
-        if isinstance(document, dict):
-            return msgspec.convert(document, shape)
-        return msgspec.json.decode(document, type=shape)
+        if isinstance(document, str | bytes | bytearray | msgspec.Raw):
+            return msgspec.json.decode(document, type=shape)
+        return msgspec.convert(document, shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SourceError(
             "malformed",

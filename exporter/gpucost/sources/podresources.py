@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 from google.protobuf.message import DecodeError, Message
 
 from gpucost.model import Holder, Holding, Holdings, Problem
@@ -35,6 +36,8 @@ ALLOCATABLE_SECONDS = 60.0
 """How old the list of allocatable devices may be while the holders stay the same."""
 
 _VERSIONS = ("v1", "v1alpha1")
+
+_JSON_REMEDY = 'Write it as `gpucost record` does: {"pod_resources": [...]} or {"devices": [...]}.'
 
 _M = TypeVar("_M", bound=Message)
 
@@ -146,6 +149,7 @@ class PodResourcesSource:
                 f"GetAllocatableResources failed, the devices known from before stay: {error}",
                 error.remedy,
             )
+            self._allocatable_due = 0.0
             return
         self._problem = None
         self._allocatable_due = time.monotonic() + self._allocatable_seconds
@@ -254,13 +258,23 @@ def parse_allocatable_json(text: str | bytes) -> AllocatableResourcesResponse:
 def _parse_json(message_type: type[_M], text: str | bytes) -> _M:
     from google.protobuf import json_format  # noqa: PLC0415 - only replay needs it
 
+    message = message_type()
     try:
-        return json_format.Parse(text, message_type(), ignore_unknown_fields=True)
-    except (json_format.Error, ValueError, RecursionError) as error:
+        # A later kubelet's fields are passed over, but another message is not this one emptied.
+        document = msgspec.json.decode(text, type=dict[str, object])
+        names = {name for f in message.DESCRIPTOR.fields for name in (f.name, f.json_name)}
+        if document and not document.keys() & names:
+            raise SourceError(
+                "malformed",
+                f"not a {message_type.__name__}: it has none of {', '.join(sorted(names))}",
+                _JSON_REMEDY,
+            )
+        return json_format.ParseDict(document, message, ignore_unknown_fields=True)
+    except (msgspec.DecodeError, json_format.Error, ValueError, RecursionError) as error:
         raise SourceError(
             "malformed",
             f"not the protobuf JSON of a {message_type.__name__}: {error}",
-            'Write it as `gpucost record` does: {"pod_resources": [...]} or {"devices": [...]}.',
+            _JSON_REMEDY,
         ) from error
 
 
