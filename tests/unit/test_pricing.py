@@ -513,7 +513,9 @@ _CONDITIONS = st.fixed_dictionaries(
     },
 )
 _FIGURE = st.sampled_from(["gpu_usd_per_hour: 2", "node_usd_per_hour: 16", "gpu_usd_per_hour: 0"])
-_ROWS = st.lists(st.tuples(_CONDITIONS, _FIGURE), max_size=4, unique_by=lambda it: str(it[0]))
+_ROWS = st.lists(
+    st.tuples(_CONDITIONS, _FIGURE), max_size=4, unique_by=lambda it: str(sorted(it[0].items()))
+)
 
 
 @given(
