@@ -6,7 +6,7 @@ Snapshot -> shares -> prices -> tenures -> usages -> Ledger -> Report
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -16,6 +16,7 @@ from gpucost.ledger import accrue, opened
 from gpucost.model import (
     HOLDER_STATES,
     HOUR_SECONDS,
+    Attributed,
     Device,
     GpuReading,
     Ledger,
@@ -77,8 +78,8 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         snapshot = replace(snapshot, gpus=(*snapshot.gpus, *lost))
         prices = {**prices, **{gpu.device.uuid: pricing.missing_price for gpu in lost}}
 
-    devices = tuple(gpu.device for gpu in snapshot.gpus)
-    shares, attribution_problems = attribute(devices, snapshot.holdings, config.prices.mig_split)
+    attributed = _attributed(before, snapshot, config.prices.mig_split)
+    shares = attributed.shares
     patience = Patience(
         labels_wait_seconds=config.labels_wait_seconds,
         linger_seconds=config.linger_seconds,
@@ -115,7 +116,8 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         usages=now,
         prices=prices,
         ledger=ledger,
-        problems=(*snapshot.problems, *attribution_problems, *pricing.problems),
+        problems=(*snapshot.problems, *attributed.problems, *pricing.problems),
+        attributed=attributed,
         month=month_of(snapshot.wall_time, config.zone),
         price_dates=pricing.dates,
         config_in_force=terms.config_in_force,
@@ -126,6 +128,22 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         else (State.UNHEALTHY, *HOLDER_STATES),
         simulated=terms.simulated,
     )
+
+
+def _attributed(
+    before: Report | None, snapshot: Snapshot, mig_split: Literal["compute", "memory"]
+) -> Attributed:
+    """The shares; those of the last cycle while devices and holders are the same."""
+    devices = tuple(gpu.device for gpu in snapshot.gpus)
+    last = None if before is None else before.attributed
+    if last is not None and (last.devices, last.holdings, last.mig_split) == (
+        devices,
+        snapshot.holdings,
+        mig_split,
+    ):
+        return last
+    shares, problems = attribute(devices, snapshot.holdings, mig_split)
+    return Attributed(devices, snapshot.holdings, mig_split, shares, problems)
 
 
 def _provisioning_seconds(before: Report | None, snapshot: Snapshot, terms: Terms) -> float:

@@ -346,6 +346,16 @@ class Share(Struct, frozen=True):
     """Whether the unit's activity is this holder's alone."""
 
 
+class Attributed(Struct, frozen=True):
+    """Shares, and what they were made of: while that is the same, so are they."""
+
+    devices: tuple[Device, ...]
+    holdings: Holdings | None
+    mig_split: str
+    shares: tuple[Share, ...]
+    problems: tuple[Problem, ...]
+
+
 class Price(Struct, frozen=True):
     """What one whole GPU costs. `usd_per_hour` is None for an unpriced one."""
 
@@ -516,6 +526,7 @@ class Report(Struct, frozen=True):
     ledger: Ledger
     problems: tuple[Problem, ...]
     month: str
+    attributed: Attributed | None = None
     price_dates: Mapping[str, float] = {}
     config_in_force: bool = True
     config_read_at: float | None = None
