@@ -1,6 +1,6 @@
 """The status page at /: this node's GPUs and pods with dollars per hour, waste and why.
 
-    Report -> view.of (pure figures) -> page.document (HTML) -> bytes
+    Report -> figures.of (values) -> page.document (HTML) -> bytes
 
 No script, no font, no picture from anywhere: one HTML text with one style block, whose hash is
 the only thing that the Content-Security-Policy lets through.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpucost.status import page, view
+from gpucost.status import figures, page
 
 if TYPE_CHECKING:
     from gpucost.model import Report
@@ -23,5 +23,5 @@ CONTENT_SECURITY_POLICY = page.CONTENT_SECURITY_POLICY
 
 def render(report: Report, *, version: str, now: float) -> bytes:
     """Return the status page of a Report as UTF-8 HTML; `now` is Unix time."""
-    text = page.document(view.of(report, now), version)
+    text = page.document(figures.of(report, now), version)
     return text.encode("utf-8", "replace")

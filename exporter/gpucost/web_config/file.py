@@ -1,37 +1,25 @@
-"""TLS and passwords, from a web config file in the format of Prometheus' exporters.
+"""The web config file's format, validated: what it asks for is done or refused by name.
 
-The format: https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md
-The rules of the file: what it asks for is done or refused by name, never ignored; it and its
-certificates are re-read when they change; a change that cannot be used leaves the last good
-settings in force; and a guard that was up at the start (TLS, passwords) can be altered while
-running, but not taken down: a half-written file must not open the door.
+https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md
+An error names the path of the option and the remedy, and never quotes a value: some are secrets.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import logging
-import os
 import re
 import ssl
-import threading
-import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import yaml
 from msgspec import Struct
 
-from gpucost.config import MAX_CONFIG_BYTES, ConfigError
+from gpucost.config import ConfigError
 from gpucost.config import _UniqueKeys as UniqueKeys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
-
-log = logging.getLogger(__name__)
 
 TlsVersion = Literal["TLS12", "TLS13"]
 
@@ -81,8 +69,6 @@ _UNSUPPORTED = {
 """Options of the format that gpucost does not have, and what to do instead."""
 
 _BCRYPT = re.compile(r"\$2[aby]\$(?:0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}")
-_MAX_PASSWORD_BYTES = 72
-"""bcrypt reads no more; Go's compares on the first 72 bytes, Python's refuses longer ones."""
 
 
 class TlsServer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -112,19 +98,6 @@ class WebFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     tls_server_config: TlsServer | None = None
     http_server_config: HttpServer = HttpServer()
     basic_auth_users: dict[str, str] = {}
-
-
-class Guard(Struct, frozen=True):
-    """What stands before the pages: settings in force, ready to use.
-
-    `tls` None means plain HTTP. `users` maps a user to a bcrypt hash; none: no password.
-    `allowed_sans` are the names of which a client's certificate must hold one; none: any.
-    """
-
-    tls: ssl.SSLContext | None = None
-    allowed_sans: frozenset[str] = frozenset()
-    users: Mapping[str, str] = {}
-    headers: Mapping[str, str] = {}
 
 
 def parse(text: str | bytes) -> WebFile:
@@ -288,169 +261,3 @@ def context(tls: TlsServer, folder: Path) -> ssl.SSLContext:
                 f" {error.strerror}. Check the path and its permissions."
             ) from None
     return made
-
-
-class WebConfig:
-    """The settings in force of one web config file, which is watched.
-
-    Raises ConfigError at once if the file cannot be used; later, `current()` keeps the last
-    good settings, and `problem` says what is wrong with those on disk.
-    """
-
-    def __init__(self, path: Path, *, check_seconds: float = 1.0) -> None:
-        """Read `path`; look for changes at most once per `check_seconds`."""
-        self._path = path
-        self._check_seconds = check_seconds
-        self._lock = threading.Lock()
-        self._checked = time.monotonic()
-        self._watched: tuple[Path, ...] = (path,)
-        self._stamps: tuple[object, ...] = ()
-        self.problem: str | None = None
-        self._guard = self._load()
-
-    def current(self) -> Guard:
-        """Return the settings in force, re-read if the files changed. Does not raise."""
-        with self._lock:
-            now = time.monotonic()
-            if now - self._checked < self._check_seconds:
-                return self._guard
-            self._checked = now
-            if _stamps(self._watched) == self._stamps:
-                return self._guard
-            try:
-                self._guard = _replace(self._guard, self._load())
-            except ConfigError as error:
-                self.problem = str(error)
-                log.error(  # noqa: TRY400 - the message says it all; a traceback adds nothing
-                    "web config not reloaded, the last good one stays in force: %s", error
-                )
-            else:
-                self.problem = None
-                log.info("web config reloaded from %s", self._path)
-            return self._guard
-
-    def _load(self) -> Guard:
-        """Read every file, after noting what is on disk: a later change is then seen."""
-        self._watched = (self._path,)
-        self._stamps = _stamps(self._watched)
-        try:
-            text = _read(self._path)
-            file = parse(text)
-            folder = self._path.parent
-            tls = file.tls_server_config
-            if tls is not None:
-                names = (tls.cert_file, tls.key_file, tls.client_ca_file)
-                self._watched += tuple(folder / name for name in names if name)
-                self._stamps += _stamps(self._watched[1:])
-            return Guard(
-                tls=None if tls is None else context(tls, folder),
-                allowed_sans=frozenset(tls.client_allowed_sans if tls else ()),
-                users=file.basic_auth_users,
-                headers=file.http_server_config.headers,
-            )
-        except ConfigError as error:
-            raise ConfigError(f"{self._path}: {error}") from None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be read: {error.strerror}. Check the path and its permissions."
-        ) from None
-    if len(text) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"larger than {MAX_CONFIG_BYTES} bytes. Is it the right file?")
-    return text
-
-
-def _replace(old: Guard, new: Guard) -> Guard:
-    """Check that a reload takes no guard down. Raises ConfigError."""
-    if (old.tls is None) != (new.tls is None):
-        raise ConfigError(
-            "tls_server_config: cannot be added or removed while running. Restart gpucost."
-        )
-    if old.users and not new.users:
-        raise ConfigError(
-            "basic_auth_users: passwords cannot be switched off while running. Restart gpucost."
-        )
-    return new
-
-
-def _stamps(paths: Iterable[Path]) -> tuple[object, ...]:
-    """Return what changes when a file does; a Secret's mount swaps a link, so follow links."""
-    stamps: list[object] = []
-    for path in paths:
-        try:
-            stat = os.stat(path)  # noqa: PTH116 - one call for all paths, links followed
-        except OSError as error:
-            stamps.append(error.errno)
-        else:
-            stamps.append((stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size))
-    return tuple(stamps)
-
-
-class Passwords:
-    """Checks users and passwords; remembers verdicts, for bcrypt is slow by design.
-
-    A verdict is kept under a keyed hash of user, bcrypt hash and password, so that memory holds
-    no password, and a changed bcrypt hash is a new question. One check runs at a time, and the
-    oldest verdict goes first: a flood of wrong passwords costs one core at most, and those who
-    ask often with the right one do not notice it.
-    """
-
-    MAX_VERDICTS = 256
-
-    def __init__(self) -> None:
-        self._key = os.urandom(32)
-        self._verdicts: OrderedDict[bytes, bool] = OrderedDict()
-        self._lock = threading.Lock()
-        self._one_check = threading.Lock()
-        self.checks = 0
-        """How often bcrypt was run."""
-
-    def right(self, users: Mapping[str, str], user: str, password: str) -> bool:
-        """Whether `password` is that of `user`; as slow for a user who does not exist."""
-        stand_in = next(iter(users.values()))
-        password_hash = users.get(user, stand_in)
-        question = self._fingerprint(user, password_hash, password)
-        verdict = self._known(question)
-        if verdict is None:
-            with self._one_check:
-                verdict = self._known(question)  # perhaps found while waiting for our turn
-                if verdict is None:
-                    verdict = _matches(password, password_hash) and user in users
-                    self._remember(question, verdict)
-        return verdict
-
-    def _known(self, question: bytes) -> bool | None:
-        with self._lock:
-            verdict = self._verdicts.get(question)
-            if verdict is not None:
-                self._verdicts.move_to_end(question)
-            return verdict
-
-    def _remember(self, question: bytes, verdict: bool) -> None:  # noqa: FBT001 - it is one bit
-        with self._lock:
-            self.checks += 1
-            self._verdicts[question] = verdict
-            if len(self._verdicts) > self.MAX_VERDICTS:
-                self._verdicts.popitem(last=False)
-
-    def _fingerprint(self, *words: str) -> bytes:
-        mac = hmac.new(self._key, digestmod=hashlib.sha256)
-        for word in words:
-            data = word.encode("utf-8", "surrogatepass")
-            mac.update(len(data).to_bytes(8) + data)
-        return mac.digest()
-
-
-def _matches(password: str, password_hash: str) -> bool:
-    import bcrypt  # noqa: PLC0415 - a native library that few need
-
-    data = password.encode("utf-8", "surrogatepass")[:_MAX_PASSWORD_BYTES]
-    try:
-        return bcrypt.checkpw(data, password_hash.encode())
-    except ValueError:  # a NUL in the password, or a salt that the pattern lets through
-        return False
