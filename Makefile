@@ -18,9 +18,12 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: test
-test: lint ## lint, types, import contracts and every test that needs neither root, Go nor a cluster
-	@scripts/bootstrap.sh compiler
+test: ready lint ## lint, types, import contracts and every test that needs neither root, Go nor a cluster
 	$(PY) -m pytest
+
+.PHONY: ready
+ready: # everything the tests need, asked for at once
+	@scripts/bootstrap.sh python compiler prometheus
 
 .PHONY: lint
 lint: ## ruff, mypy, import contracts, generated docs, Prometheus rules

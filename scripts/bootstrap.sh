@@ -45,15 +45,11 @@ find_python() {
   return 1
 }
 
-python() {
-  find_python && return
-  apt_install python3-venv >&2 && find_python && return
-  die 'no Python >= 3.11 with venv. Install it: apt-get install python3-venv (Debian 12+, Ubuntu 24.04+)'
+# An environment is made again whenever what it was made from, or the interpreter under it,
+# has changed; pyproject.toml's settings of lint and tests do not count.
+stamp_of() { # FILE...
+  cat scripts/bootstrap.sh "$@" | sed '/^\[tool\.ruff\]/,$d' | sha256sum | cut -d ' ' -f 1
 }
-
-# make_venv DIR STAMP COMMAND...: an environment made by COMMAND (run with DIR's pip), made
-# again whenever the text of STAMP or the interpreter under it changes.
-stamp_of() { cat "$@" scripts/bootstrap.sh | sha256sum | cut -d ' ' -f 1; }
 
 fresh() { # DIR STAMP
   [ "$(cat "$1/.stamp" 2>/dev/null)" = "$2" ] && "$1/bin/python" -c '' 2>/dev/null
@@ -61,7 +57,7 @@ fresh() { # DIR STAMP
 
 new_venv() { # DIR
   local interpreter
-  interpreter=$(python)
+  interpreter=$(find_python)
   say "making $(basename "$1") with $interpreter"
   rm -rf "$1"
   "$interpreter" -m venv "$1"
@@ -111,12 +107,6 @@ need_lock() {
 # is no use.
 can_compile() {
   echo '#include <stdlib.h>' | gcc -x c -fsyntax-only - 2>/dev/null
-}
-
-need_compiler() {
-  can_compile && return
-  apt_install gcc libc6-dev && can_compile && return
-  die 'no working gcc, which the tests build a played GPU driver with. Install it: apt-get install gcc libc6-dev'
 }
 
 # --- Prometheus and promtool --------------------------------------------------------------------
@@ -191,10 +181,32 @@ prometheus_from_image() {
   return 1
 }
 
-mkdir -p "$CACHE"
-for need in "${@:-python}"; do
+# --- What only root can install, asked for at once ----------------------------------------------
+
+missing_packages() { # NEED...
+  local need
+  find_python >/dev/null || echo python3-venv
+  for need in "$@"; do
+    [ "$need" != compiler ] || can_compile || echo gcc libc6-dev
+  done
+}
+
+needs=("${@:-python}")
+for need in "${needs[@]}"; do
   case $need in
-  python | compiler | prometheus | lock | bench) "need_$need" ;;
+  python | compiler | prometheus | lock | bench) ;;
   *) die "knows no '$need'; one of: python compiler prometheus lock bench" ;;
   esac
+done
+
+mkdir -p "$CACHE"
+missing=$(missing_packages "${needs[@]}" | xargs)
+if [ -n "$missing" ]; then
+  # shellcheck disable=SC2086 # one word a package
+  apt_install $missing || true
+  missing=$(missing_packages "${needs[@]}" | xargs)
+  [ -z "$missing" ] || die "install first: apt-get install $missing (Debian 12+ or Ubuntu 24.04+; elsewhere Python >= 3.11 with venv, and gcc with headers)"
+fi
+for need in "${needs[@]}"; do
+  [ "$need" = compiler ] || "need_$need"
 done

@@ -75,10 +75,10 @@ wait_for() {
 
 mkdir -p "$LOGS"
 port=$(free_port "${DEMO_PORT:-10190}")
-"$GPUCOST" demo --listen "127.0.0.1:$port" >"$LOGS/gpucost.log" 2>&1 &
+"$GPUCOST" demo --listen "127.0.0.1:$port" >"$LOGS/gpucost-$port.log" 2>&1 &
 exporter=$!
 children+=("$exporter")
-wait_for 'the exporter' "$exporter" "$LOGS/gpucost.log" "http://127.0.0.1:$port/metrics" '^gpucost_node_info'
+wait_for 'the exporter' "$exporter" "$LOGS/gpucost-$port.log" "http://127.0.0.1:$port/metrics" '^gpucost_node_info'
 
 # As the chart's monitors do it: the target is named after its node and nothing else, and the
 # exporter's own namespace, pod and container labels are the ones that count.
@@ -101,12 +101,12 @@ END
 
 web_port=$(free_port "${DEMO_PROMETHEUS_PORT:-9090}")
 "$PROMETHEUS" --config.file="$data/prometheus.yml" --storage.tsdb.path="$data/tsdb" \
-  --web.listen-address="127.0.0.1:$web_port" --log.level=warn >"$LOGS/prometheus.log" 2>&1 &
+  --web.listen-address="127.0.0.1:$web_port" --log.level=warn >"$LOGS/prometheus-$web_port.log" 2>&1 &
 prometheus=$!
 children+=("$prometheus")
 web=http://127.0.0.1:$web_port
 echo 'demo: waiting for the first dollars in Prometheus'
-wait_for Prometheus "$prometheus" "$LOGS/prometheus.log" \
+wait_for Prometheus "$prometheus" "$LOGS/prometheus-$web_port.log" \
   "$web/api/v1/query?query=sum(gpucost_pod_cost_usd_total)%3E0" '"value":'
 
 ending='Ctrl-C ends it.'
@@ -134,7 +134,7 @@ END
 
 end=$((SECONDS + ${DEMO_SECONDS:-2000000000}))
 while [ "$SECONDS" -lt "$end" ]; do
-  kill -0 "$exporter" 2>/dev/null || { tail -n 20 "$LOGS/gpucost.log" >&2; die 'the exporter ended'; }
-  kill -0 "$prometheus" 2>/dev/null || { tail -n 20 "$LOGS/prometheus.log" >&2; die 'Prometheus ended'; }
+  kill -0 "$exporter" 2>/dev/null || { tail -n 20 "$LOGS/gpucost-$port.log" >&2; die 'the exporter ended'; }
+  kill -0 "$prometheus" 2>/dev/null || { tail -n 20 "$LOGS/prometheus-$web_port.log" >&2; die 'Prometheus ended'; }
   sleep 0.5
 done
