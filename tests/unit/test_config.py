@@ -131,6 +131,7 @@ def test_a_quoted_date_is_a_date_too() -> None:
         ("prices: {", ["line 1", "not YAML", "Mend the syntax"]),
         ("\tprices: {}", ["line 1", "not YAML"]),
         ("a: 1\n---\nb: 2", ["line 2", "another document"]),
+        ("nvml: &a {}\ndcgm: {<<: *a}", ["line 2", "`<<`", "Write the keys out"]),
         ("prices: *nowhere", ["line 1", "undefined alias"]),
         ("!!python/object/apply:os.system [ls]", ["line 1", "not YAML", "constructor"]),
         ("cycle_seconds: 2026-99-99", ["not YAML", "month"]),

@@ -153,6 +153,13 @@ def test_what_the_node_does_not_say_matches_no_stated_condition(condition: str) 
     assert price(price_gpus(gpus(8), silent, settings, Catalogue())).source == "none"
 
 
+@pytest.mark.parametrize("condition", ["instance_type", "region", "gpu_model"])
+def test_an_empty_condition_is_not_for_whatever_is_unknown(condition: str) -> None:
+    settings = prices(f"table: [{{{condition}: '', gpu_usd_per_hour: 1}}]")
+    pricing = price_gpus(gpus(1, ""), Node("n"), settings, Catalogue())
+    assert price(pricing).source == "none"
+
+
 def test_the_first_matching_row_wins() -> None:
     settings = prices("table: [{gpu_model: H100, gpu_usd_per_hour: 1}, {gpu_usd_per_hour: 2}]")
     assert price(price_gpus(gpus(8), NODE, settings, LISTED)).usd_per_hour == 1
@@ -255,6 +262,13 @@ def test_more_gpus_than_the_type_has_share_the_price_and_it_is_said() -> None:
     assert "shows 8 GPUs, but gpu_count in prices.table says 4" in the("gpu_count", pricing).message
 
 
+def test_more_gpus_than_stated_are_no_matter_where_each_has_its_price() -> None:
+    settings = prices("table: [{gpu_usd_per_hour: 8, gpu_count: 4}]")
+    pricing = price_gpus(gpus(8), NODE, settings, Catalogue())
+    assert price(pricing).usd_per_hour == 8.0
+    assert pricing.problems == ()
+
+
 def test_a_fraction_of_a_card_takes_the_whole_node() -> None:
     small = Node("n", instance_type="g6f.large", region="us-east-1", capacity_type="on_demand")
     catalogue = load_catalogue("g6f.large", "us-east-1")
@@ -317,6 +331,14 @@ def test_the_users_count_is_believed_before_the_catalogue_and_that_before_labels
     assert price_gpus(gpus(1), labelled, prices(), LISTED).gpu_count == 8
     settings = prices("table: [{node_usd_per_hour: 8, gpu_count: 2}]")
     assert price_gpus(gpus(1), labelled, settings, LISTED).gpu_count == 2
+
+
+def test_rows_by_model_that_state_different_counts_mean_the_larger() -> None:
+    settings = prices(
+        "table: [{gpu_model: L4, gpu_usd_per_hour: 1, gpu_count: 4},"
+        " {gpu_model: A10, gpu_usd_per_hour: 2, gpu_count: 6}]"
+    )
+    assert price_gpus(MIXED, NODE, settings, Catalogue()).gpu_count == 6
 
 
 def test_gpu_only_carves_cpu_and_memory_out_of_a_nodes_price_by_the_stated_weights() -> None:
