@@ -31,7 +31,7 @@ from gpucost.loop import Loop
 from gpucost.pages import Pages, encode
 from gpucost.prices import load_catalogue
 from gpucost.record import record
-from gpucost.replay import RecordingError, replay
+from gpucost.replay import MAX_SECONDS, RecordingError, replay
 from gpucost.server import Server
 from gpucost.web_config import WebConfig
 
@@ -47,15 +47,19 @@ log = logging.getLogger("gpucost")
 DEFAULT_LISTEN = ":10190"
 _EXIT_NO_DOLLARS = 1
 _EXIT_USAGE = 2
+_EXIT_INTERRUPTED = 130
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+_YEARS = (1971, 9000)
+"""What months and time zones can be reckoned with."""
 _LISTING_SECONDS = 10.0
 """How long a command that reads only once waits for the API server's first answer."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, 1 (`check`: no dollars) or 2 (wrong settings)."""
+    """Run a command; the exit status is 0, 1 (no dollars, no readings) or 2 (wrong settings)."""
     given = _parser().parse_args(arguments)
     logging.basicConfig(
-        level=given.log_level.upper(),
+        level=given.log_level,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
@@ -68,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of a pipe has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
     return status
 
 
@@ -80,24 +86,24 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--config",
         type=Path,
-        default=os.environ.get("GPUCOST_CONFIG") or None,
         help="the YAML file with all settings (env GPUCOST_CONFIG); defaults without",
     )
     common.add_argument(
         "--node-name",
-        default=os.environ.get("NODE_NAME", ""),
+        default="",
         help="this node's name in Kubernetes (env NODE_NAME); elsewhere the host's name",
     )
     common.add_argument(
         "--log-level",
-        choices=("debug", "info", "warning", "error"),
-        default=os.environ.get("GPUCOST_LOG_LEVEL", "info"),
-        help="(env GPUCOST_LOG_LEVEL)",
+        type=_log_level,
+        default=os.environ.get("GPUCOST_LOG_LEVEL") or "info",
+        metavar="LEVEL",
+        help=f"{', '.join(_LOG_LEVELS)} (env GPUCOST_LOG_LEVEL)",
     )
     listens = argparse.ArgumentParser(add_help=False)
     listens.add_argument(
         "--listen",
-        default=os.environ.get("GPUCOST_LISTEN", DEFAULT_LISTEN),
+        default=os.environ.get("GPUCOST_LISTEN") or DEFAULT_LISTEN,
         metavar="[ADDRESS]:PORT",
         help=f"where to serve (env GPUCOST_LISTEN; default {DEFAULT_LISTEN})",
     )
@@ -135,9 +141,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _log_level(text: str) -> str:
+    if text.lower() not in _LOG_LEVELS:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(_LOG_LEVELS)}")
+    return text.upper()
+
+
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds <= 366 * 86_400:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_SECONDS:
         raise argparse.ArgumentTypeError("must be from 0 to a year, in seconds")
     return seconds
 
@@ -149,6 +164,8 @@ def _moment(text: str) -> float:
         raise argparse.ArgumentTypeError("must be a time like 2026-11-22T19:30:00Z") from error
     if moment.tzinfo is None:
         raise argparse.ArgumentTypeError("must name its time zone: end it with Z for UTC")
+    if not _YEARS[0] <= moment.year <= _YEARS[1]:
+        raise argparse.ArgumentTypeError(f"must be in the years {_YEARS[0]} to {_YEARS[1]}")
     return moment.timestamp()
 
 
@@ -163,12 +180,19 @@ def _listen(text: str) -> tuple[str, int]:
 
 
 def _live(given: argparse.Namespace) -> LiveNode:
-    return LiveNode(ConfigFile(given.config), _node_name(given))
+    return LiveNode(_config_file(given), _node_name(given))
+
+
+def _config_file(given: argparse.Namespace) -> ConfigFile:
+    path: Path | None = given.config
+    if path is None and (named := os.environ.get("GPUCOST_CONFIG")):
+        path = Path(named)
+    return ConfigFile(path)
 
 
 def _node_name(given: argparse.Namespace) -> str:
     name: str = given.node_name
-    return name or socket.gethostname()
+    return name or os.environ.get("NODE_NAME") or socket.gethostname()
 
 
 def _serve(given: argparse.Namespace) -> int:
@@ -181,7 +205,7 @@ def _serve(given: argparse.Namespace) -> int:
 
 def _demo(given: argparse.Namespace) -> int:
     log.warning("This is a SIMULATED node: every figure is invented.")
-    config = ConfigFile(given.config).config
+    config = _config_file(given).config
     shown = SimulatedNode().gather(0.0, 0.0).node
     terms = Terms(
         config=config,
@@ -223,6 +247,11 @@ def _run(
 
 def _once(given: argparse.Namespace) -> int:
     if given.replay is not None:
+        if given.config is not None:
+            raise ConfigError(
+                "--config: a recording is replayed under its own settings. Put the file into the"
+                " folder as config.yaml."
+            )
         report = replay(given.replay, given.advance, given.node_name, given.at)
     elif given.advance or given.at is not None:
         raise ConfigError("--advance and --at: only a recording can be advanced; give --replay.")

@@ -19,6 +19,7 @@ from gpucost.sources.recorded import (
     CONFIG,
     DCGM,
     HOLDINGS,
+    MAX_SECONDS,
     NODE,
     NVML,
     OFFERED,
@@ -27,6 +28,7 @@ from gpucost.sources.recorded import (
     RecordedNode,
     RecordingError,
     load,
+    node_name,
     parse_nvml,
     recorded_at,
 )
@@ -42,20 +44,25 @@ MAX_STEPS = 20_000
 """Past so many cycles in one stretch the steps grow. What is charged does not depend on the
 step (the laws of the ledger); only thresholds in time are met as late as a step is long."""
 
-__all__ = ["RecordingError", "replay"]
+UNNAMED = "recorded"
+"""The node of a recording that does not name it."""
+
+__all__ = ["MAX_SECONDS", "RecordingError", "replay"]
 
 
-def replay(folder: Path, advance_seconds: float, node_name: str, at: float | None) -> Report:
+def replay(folder: Path, advance_seconds: float, name: str, at: float | None) -> Report:
     """The Report of a recording, `advance_seconds` after its last frame.
 
     `at` is when the recording starts (Unix time); None: when the recording itself says, else
-    now. `node_name` may be empty: then node.json says it. Raises RecordingError and ConfigError.
+    now. `name` may be empty: then the recording says it. Raises RecordingError and ConfigError.
     """
     frames = load(folder)
-    start = at
-    if start is None:
-        start = recorded_at(frames[0])
-    return _Play(frames, time.time() if start is None else start, node_name).run(advance_seconds)
+    start = recorded_at(frames[0]) if at is None else at
+    try:
+        play = _Play(frames, time.time() if start is None else start, name or node_name(frames))
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}") from error
+    return play.run(advance_seconds)
 
 
 class _Play:
@@ -104,7 +111,7 @@ class _Play:
         )
 
     def _step(self, now: float, seconds: float) -> Report:
-        snapshot = self._gatherer.gather(self._start + now, now)
+        snapshot = _timeless(self._gatherer.gather(self._start + now, now))
         problems = () if self._problem is None else (self._problem,)
         report = advance(self._report, snapshot, seconds, self._terms(snapshot))
         self._report = replace(report, problems=(*report.problems, *problems))
@@ -137,10 +144,10 @@ class _Play:
         return any(name in self._recorded.frame.files for name in names)
 
     def _node(self) -> Node:
-        """The node as flags and settings describe it; node.json names it where they do not."""
+        """The node as the settings describe it; node.json says more where it is there."""
         stated = self._config.node
         return Node(
-            name=self._node_name or _name_in(self._recorded),
+            name=self._node_name or UNNAMED,
             instance_type=stated.instance_type,
             region=stated.region,
             capacity_type=stated.capacity_type or "",
@@ -154,20 +161,18 @@ class _Play:
             return None
 
 
+def _timeless(snapshot: Snapshot) -> Snapshot:
+    """By the recording's clock a read takes no time; so that one replay equals the next."""
+    sources = tuple(replace(status, duration_seconds=0.0) for status in snapshot.sources)
+    return replace(snapshot, sources=sources)
+
+
 def _config(frame: Frame, before: Config) -> Config:
     text = frame.files[CONFIG]
     try:
         return parse_config(text) if text.strip() else before
     except ConfigError as error:
         raise ConfigError(f"{CONFIG}: {error}") from error
-
-
-def _name_in(recorded: RecordedNode) -> str:
-    try:
-        node = recorded.kubernetes().node
-    except SourceError:
-        node = None
-    return "recorded" if node is None else node.name
 
 
 def steps(seconds: float, cycle_seconds: float) -> Iterator[float]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from gpucost.model import GpuReading  # noqa: TC001 - msgspec decodes it
 from gpucost.sources.base import ClusterRead, DeviceRead, HoldingsRead, SourceError
 from gpucost.sources.dcgm import parse_dcgm
-from gpucost.sources.kube_objects import parse_node, parse_pod_list
+from gpucost.sources.kube_objects import PodList, decode, parse_node, parse_pod_list
 from gpucost.sources.podresources import (
     parse_allocatable_json,
     parse_holdings,
@@ -25,7 +25,7 @@ from gpucost.sources.podresources import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from gpucost.config import Config
@@ -40,22 +40,32 @@ NODE = "node.json"
 FILES = (CONFIG, NVML, DCGM, HOLDINGS, OFFERED, PODS, NODE)
 
 MAX_FILE_BYTES = 64 << 20
+MAX_SECONDS = 366 * 86_400.0
+"""The longest scenario: a year."""
 
 T = TypeVar("T")
 
-_FRAME = re.compile(r"^t(\d+(?:\.\d+)?)$")
-_TIMESTAMP = re.compile(rb'"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)"')
+UnixTime = Annotated[float, Meta(ge=0, le=1e11)]
+
+_FRAME = re.compile(r"t([0-9]+(?:\.[0-9]+)?)")
+_MOMENT = re.compile(
+    rb'"(?:creationTimestamp|startTime|startedAt|finishedAt|lastTransitionTime|lastHeartbeatTime'
+    rb'|time)"\s*:\s*"([0-9]{4}-[^"]{1,40})"'
+)
+"""Fields that tell of the past. Not deletionTimestamp, which is when the grace period ends, nor
+what an annotation may hold."""
 
 
 class NvmlRecording(Struct, frozen=True, forbid_unknown_fields=True):
     """nvml.json: what NVML said at one moment (docs/operations.md has its schema)."""
 
     gpus: tuple[GpuReading, ...]
-    recorded_at: float | None = None
-    """Unix time."""
-    booted_at: float | None = None
+    recorded_at: UnixTime | None = None
+    """When it was recorded, Unix time."""
+    booted_at: UnixTime | None = None
     """When the node started, Unix time."""
     driver_version: str = ""
+    """As `nvidia-smi` shows it; for the reader only."""
 
 
 class Frame(Struct, frozen=True):
@@ -71,44 +81,62 @@ class RecordingError(Exception):
 
 def load(folder: Path) -> tuple[Frame, ...]:
     """Read a recording: its frames in order, the first at 0. Raises RecordingError."""
+    try:
+        return _load(folder)
+    except OSError as error:
+        raise RecordingError(
+            f"{error.filename or folder}: cannot be read: {error.strerror}"
+        ) from error
+
+
+def _load(folder: Path) -> tuple[Frame, ...]:
     if not folder.is_dir():
         raise RecordingError(f"{folder}: no such folder")
-    steps = sorted(
-        (float(match[1]), path)
-        for path in folder.iterdir()
-        if path.is_dir() and (match := _FRAME.match(path.name))
-    )
+    steps = sorted((_at_seconds(path), path) for path in folder.iterdir() if path.is_dir())
     files = _files(folder)
     if not files and not steps:
         raise RecordingError(f"{folder}: holds none of {', '.join(FILES)}, nor folders t0, t30...")
+    if not files and steps[0][0] > 0:
+        raise RecordingError(f"{folder}: a scenario starts with a folder t0")
     frames = [Frame(0.0, dict(files))]
     for at_seconds, path in steps:
         files = {**files, **_files(path)}
         if at_seconds == frames[-1].at_seconds:
             frames.pop()
         frames.append(Frame(at_seconds, files))
-    if steps and steps[0][0] > 0 and not _files(folder):
-        raise RecordingError(f"{folder}: a scenario starts with a folder t0")
     return tuple(frames)
 
 
+def _at_seconds(path: Path) -> float:
+    """When a frame begins. Raises RecordingError for a folder that is not called like one."""
+    match = _FRAME.fullmatch(path.name)
+    if match is None or float(match[1]) > MAX_SECONDS:
+        raise RecordingError(
+            f"{path}: not a frame. They are called t0, t30, t600...: seconds since the scenario's"
+            " start, a year at most."
+        )
+    return float(match[1])
+
+
 def _files(folder: Path) -> dict[str, bytes]:
+    """The files of one folder. A misspelt name must not pass for a source that is absent."""
     found = {}
-    for name in FILES:
-        path = folder / name
-        if path.is_file():
+    for path in sorted(folder.iterdir()):
+        if path.name in FILES:
             with path.open("rb") as file:
                 text = file.read(MAX_FILE_BYTES + 1)
             if len(text) > MAX_FILE_BYTES:
                 raise RecordingError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
-            found[name] = text
+            found[path.name] = text
+        elif path.suffix in (".json", ".yaml", ".yml"):
+            raise RecordingError(f"{path}: not a file of a recording; those are {', '.join(FILES)}")
     return found
 
 
 def recorded_at(frame: Frame) -> float | None:
     """When a frame was recorded: as nvml.json says, else its latest timestamp; None if none.
 
-    The latest moment that the Kubernetes objects speak of is the earliest at which they can
+    The latest moment that the Kubernetes objects tell of is the earliest at which they can
     have been recorded, so what they show as running then is not taken for hours old.
     """
     try:
@@ -117,35 +145,92 @@ def recorded_at(frame: Frame) -> float | None:
         nvml = None
     if nvml is not None and nvml.recorded_at is not None:
         return nvml.recorded_at
-    moments = [
-        datetime.fromisoformat(found.decode()).timestamp()
+    moments = (
+        _unix_time(found)
         for name in (PODS, NODE)
-        for found in _TIMESTAMP.findall(frame.files.get(name, b""))
-    ]
-    return max(moments, default=None)
+        for found in _MOMENT.findall(frame.files.get(name, b""))
+    )
+    return max((moment for moment in moments if moment is not None), default=None)
+
+
+def _unix_time(text: bytes) -> float | None:
+    """A timestamp of Kubernetes (RFC 3339); None where it is none."""
+    try:
+        moment = datetime.fromisoformat(text.decode())
+        return None if moment.tzinfo is None else max(moment.timestamp(), 0.0)
+    except (ValueError, OverflowError):
+        return None
 
 
 def parse_nvml(text: bytes) -> NvmlRecording:
     """Parse nvml.json. Raises SourceError."""
     try:
-        return msgspec.json.decode(text, type=NvmlRecording)
-    except msgspec.DecodeError as error:
-        raise SourceError(
-            "malformed",
-            f"nvml.json: {error}",
-            "Record it anew with `gpucost record`, or mend the field.",
-        ) from error
+        recording = msgspec.json.decode(text, type=NvmlRecording)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _malformed(str(error)) from error
+    uuids = set()
+    for position, gpu in enumerate(recording.gpus):
+        if problem := _nonsense(gpu):
+            raise _malformed(f"{problem} - at `$.gpus[{position}]`")
+        if gpu.device.uuid.casefold() in uuids:
+            raise _malformed(f"the same uuid as of a GPU before it - at `$.gpus[{position}]`")
+        uuids.add(gpu.device.uuid.casefold())
+    return recording
+
+
+def _malformed(what: str) -> SourceError:
+    return SourceError(
+        "malformed", f"{NVML}: {what}", "Record it anew with `gpucost record`, or mend the field."
+    )
+
+
+def _nonsense(gpu: GpuReading) -> str | None:
+    """What no driver says, and types do not forbid."""
+    if not gpu.device.uuid:
+        return "device.uuid is empty"
+    mig = gpu.device.mig or ()
+    if len(gpu.instances) != len(mig):
+        return f"instances has {len(gpu.instances)} readings for the {len(mig)} of device.mig"
+    if len({(instance.gi, instance.ci) for instance in mig}) < len(mig):
+        return "two of device.mig have the same gi and ci"
+    if any(instance.compute_slices < 1 for instance in mig):
+        return "device.mig has an instance without compute slices"
+    for reading in (gpu.reading, *gpu.instances):
+        activity = reading.activity
+        if activity is not None and not 0 <= activity.ratio <= activity.peak <= 1:
+            return "an activity must have 0 <= ratio <= peak <= 1"
+    return None
+
+
+def node_name(frames: Sequence[Frame]) -> str:
+    """What the recording calls its node: node.json's name, else the node of all its pods.
+
+    Empty where it does not say.
+    """
+    for frame in frames:
+        try:
+            return parse_node(frame.files[NODE]).name
+        except (KeyError, SourceError):
+            continue
+    named: set[str] = set()
+    for frame in frames:
+        try:
+            pods = decode(frame.files[PODS], PodList).items or ()
+        except (KeyError, SourceError):
+            continue
+        named |= {pod.spec.node_name for pod in pods if pod.spec and pod.spec.node_name}
+    return named.pop() if len(named) == 1 else ""
 
 
 class RecordedNode:
     """The sources of a recorded node. `frame` is the one in force."""
 
     def __init__(self, frame: Frame, config: Config, node_name: str) -> None:
-        """Stand at a frame; `node_name` may be empty: then node.json says it."""
+        """Stand at a frame of this node; pods of other nodes are not its own."""
         self.frame = frame
         self.config = config
         self._node_name = node_name
-        self._parsed: dict[str, tuple[tuple[bytes | None, ...], Any]] = {}
+        self._parsed: dict[str, tuple[tuple[Config | bytes | None, ...], Any]] = {}
 
     def nvml(self) -> DeviceRead:
         """Read nvml.json. Raises SourceError."""
@@ -155,7 +240,9 @@ class RecordedNode:
 
     def dcgm(self) -> DeviceRead:
         """Read dcgm.prom. Raises SourceError."""
-        return self._once("dcgm", (DCGM,), lambda: parse_dcgm(self.frame.files[DCGM]))
+        return self._once(
+            "dcgm", (DCGM,), lambda: parse_dcgm(self.frame.files[DCGM], node_name=self._node_name)
+        )
 
     def kubelet(self) -> HoldingsRead:
         """Read podresources.json and allocatable.json. Raises SourceError."""
@@ -185,16 +272,16 @@ class RecordedNode:
             else parse_pod_list(
                 pods,
                 self.config.kubernetes,
-                self._node_name or (node.name if node else ""),
+                self._node_name,
                 self.config.kubelet.resource_names,
             ),
         )
 
     def _once(self, source: str, files: tuple[str, ...], parse: Callable[[], T]) -> T:
-        """Parse a source's files, or answer as before while they are the same."""
-        texts = tuple(self.frame.files.get(name) for name in files)
+        """Parse a source's files, or answer as before while they and the settings are the same."""
+        made_of = (self.config, *(self.frame.files.get(name) for name in files))
         before = self._parsed.get(source)
-        if before is None or before[0] != texts:
-            before = self._parsed[source] = (texts, parse())
+        if before is None or before[0] != made_of:
+            before = self._parsed[source] = (made_of, parse())
         answer: T = before[1]
         return answer
