@@ -9,6 +9,7 @@ import gzip
 import socket
 import threading
 import time
+import tracemalloc
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -230,11 +231,18 @@ def test_a_compressed_page_is_read_though_none_was_asked_for(encoding: str) -> N
         assert source().read(server.url).gpus
 
 
-def test_a_gzip_bomb_is_cut_off_at_the_limit() -> None:
+def test_a_gzip_bomb_is_cut_off_before_it_is_in_memory() -> None:
     bomb = gzip.compress(b"#" * (64 << 20))
     assert len(bomb) < 1 << 20
     with serving(lambda handler: handler.send(bomb, Content_Encoding="gzip")) as server:
-        assert failure(server.url).kind == "too_large"
+        tracemalloc.start()
+        try:
+            assert failure(server.url).kind == "too_large"
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    # One chunk of it would be all 64 MiB.
+    assert peak < 16 << 20
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,6 @@ class DcgmSource:
             kept_url, read_at, kept = self._kept
             if kept_url == url and time.monotonic() - read_at < self._settings.interval_seconds:
                 return kept
-        self._kept = None
         read_at = time.monotonic()
         page = fetch_page(
             url,
