@@ -31,7 +31,7 @@ lint: ## ruff, mypy, import contracts, generated docs, Prometheus rules
 	ruff check
 	ruff format --check
 	mypy
-	lint-imports
+	lint-imports --no-logo
 	$(PY) scripts/gen_docs.py --check
 	@scripts/check_rules.sh
 

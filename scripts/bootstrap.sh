@@ -154,14 +154,14 @@ END
 # As root apt drops to a user that cannot write into the checkout.
 APT_QUIET=(-o APT::Sandbox::User=root -o Debug::NoLocking=1)
 
-# The package and what its web pages are made of (libjs-*, fonts), not its other dependencies.
+# The package, promtool (a package of its own since Debian 13), and what the web pages are made of.
 download_debs() { # DIR APT_OPTION...
-  local dir=$1 assets
+  local dir=$1 parts
   shift
-  assets=$(apt-cache "$@" depends --recurse --no-recommends --no-suggests --no-conflicts \
-    --no-breaks --no-replaces --no-enhances prometheus | grep -E '^(libjs|node|fonts)-' | sort -u)
+  parts=$(apt-cache "$@" depends --recurse --no-recommends --no-suggests --no-conflicts \
+    --no-breaks --no-replaces --no-enhances prometheus | grep -E '^(promtool$|libjs-|node-|fonts-)' | sort -u)
   # shellcheck disable=SC2086 # one word a package
-  (cd "$dir" && apt-get -q "${APT_QUIET[@]}" "$@" download prometheus $assets)
+  (cd "$dir" && apt-get -q "${APT_QUIET[@]}" "$@" download prometheus $parts)
 }
 
 # The official image, for machines without apt: its programs are static, so they run anywhere.
