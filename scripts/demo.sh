@@ -83,7 +83,7 @@ wait_for 'the exporter' "$exporter" "$LOGS/gpucost-$port.log" "http://127.0.0.1:
 # As the chart's monitors do it: the target is named after its node and nothing else, and the
 # exporter's own namespace, pod and container labels are the ones that count.
 node=$(fetch "http://127.0.0.1:$port/metrics" | sed -n 's/^gpucost_node_info{.*\bnode="\([^"]*\)".*/\1/p')
-rules=$(find "$PWD/rules" -maxdepth 1 -name '*.yaml' -printf '  - %p\n' | sort)
+rules=$(compgen -G "$PWD/rules/*.yaml" | sed 's/.*/  - "&"/' || true)
 cat >"$data/prometheus.yml" <<END
 global:
   scrape_interval: 5s
