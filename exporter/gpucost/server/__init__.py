@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Pages", "Server"]
 
+_POLL_SECONDS = 0.2
+"""How soon close() is noticed."""
+
 
 class Server:
     """Serves the pages on one port, from its construction (which binds) until `close()`.
@@ -53,7 +56,9 @@ class Server:
                 f"cannot listen on [{address}]:{port}: {error.strerror or error}. Choose another"
                 " address or port, or stop what has it."
             ) from error
-        self._thread = threading.Thread(target=self._http.serve_forever, name="http", daemon=True)
+        self._thread = threading.Thread(
+            target=self._http.serve_forever, args=(_POLL_SECONDS,), name="http", daemon=True
+        )
 
     @property
     def port(self) -> int:
@@ -64,6 +69,11 @@ class Server:
     def address(self) -> str:
         """The address that is listened on."""
         return str(self._http.server_address[0])
+
+    @property
+    def pages_compressed(self) -> int:
+        """How often a page was compressed: once for each page that anyone asked for in gzip."""
+        return self._http.compressed.runs
 
     def start(self) -> None:
         """Begin to answer, on threads of its own."""

@@ -54,6 +54,7 @@ class Handler(BaseHTTPRequestHandler):
     """One connection: reads heads of requests, sends answers."""
 
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # the base says 0.9, whose answers have no headers
     server: Listener
 
     def setup(self) -> None:

@@ -49,6 +49,11 @@ class Passwords:
                     self._remember(question, verdict)
         return verdict
 
+    @property
+    def remembered(self) -> int:
+        """How many verdicts are kept."""
+        return len(self._verdicts)
+
     def _known(self, question: bytes) -> bool | None:
         with self._lock:
             verdict = self._verdicts.get(question)
