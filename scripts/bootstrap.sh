@@ -38,7 +38,8 @@ find_python() {
   local candidate
   for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
     if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-      "$candidate" -c 'import sys; print(sys.executable)'
+      # Its base: under make the first python3 is that of .venv, which may be about to go.
+      "$candidate" -c 'import sys; print(sys._base_executable)'
       return
     fi
   done
