@@ -239,7 +239,7 @@ class NvmlSource:
         for gpu in self._gpus:
             if not gpu.fault:
                 self._guard(gpu, gpu.look)
-        readings = [self._read_gpu(gpu) for gpu in self._gpus]
+        readings = [self._read_gpu(calls, gpu) for gpu in self._gpus]
         if all(_says_nothing(reading) for reading in readings):
             self._fail_if_silent(calls)
         readings += [
@@ -258,12 +258,15 @@ class NvmlSource:
             return False
         return True
 
-    def _read_gpu(self, gpu: Gpu) -> GpuReading:
+    def _read_gpu(self, calls: NvmlCalls, gpu: Gpu) -> GpuReading:
         if not gpu.fault and not self._guard(gpu, gpu.read):
             # A MIG instance went away meanwhile: look what there is now.
+            gpu.last = None
+            calls.enumerated = True
             self._guard(gpu, gpu.look)
-            if not gpu.fault and not self._guard(gpu, gpu.read):
-                gpu.last = None  # re-partitioned faster than it can be read
+            if not gpu.fault:
+                self._guard(gpu, gpu.read)
+            calls.enumerated = False
         if gpu.fault:
             return _unread(gpu.device, (gpu.fault,), gpu.xids)
         return gpu.last or _unread(gpu.device, (), gpu.xids)

@@ -33,6 +33,11 @@ ATTEMPTS = 3
 OTHER_ARGUMENTS = {"nvmlDeviceGetMemoryInfo_v2": "nvmlDeviceGetMemoryInfo"}
 """Calls that pynvml makes by an argument of another, named here as the driver names them."""
 
+# pynvml's structures wrap each access to a field in Python code (to decode text): ten times the
+# cost of the field itself, for numbers that need none of it.
+field = object.__getattribute__
+set_field = object.__setattr__
+
 
 class Silence(Struct, frozen=True):
     """Why a call is not made on a unit, and until when (monotonic seconds)."""
@@ -84,6 +89,8 @@ class NvmlCalls:
         self.library = library
         self.restarted = False
         """Whether NVML was initialised anew in this very read: then it is the GPU's fault."""
+        self.enumerated = False
+        """Whether MIG was enumerated just now for a stale handle: then handles are not at fault."""
         self.version = 0
         """Grows whenever any unit's silences change."""
         self._functions = _Functions(library)
@@ -154,7 +161,7 @@ class NvmlCalls:
                 return self._silence(unit, name, Silence(reaction, code, until))
             case Reaction.AGAIN:
                 return self._again(unit, name, args, misses)
-            case Reaction.STALE if unit.is_mig:
+            case Reaction.STALE if unit.is_mig and not self.enumerated:
                 raise StaleHandle
             case Reaction.LOST | Reaction.RESET if unit.is_gpu or unit.is_mig:
                 raise GpuFault("lost" if reaction is Reaction.LOST else "reset_required")

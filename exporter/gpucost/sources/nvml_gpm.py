@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from gpucost.model import Activity, Efficiency, Signal
+from gpucost.sources.nvml_calls import field, set_field
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from gpucost.sources.nvml_calls import NvmlCalls, Unit
 
 WINDOW_SECONDS = 0.11
-MAX_PERCENT = 200.0
+RUBBISH = 200.0
 """Above 100 by rounding and on small MIG instances it is seen (NVIDIA/DCGM issue 152), and means
-100; past this it is rubbish."""
+100; past this, and NaN, is rubbish."""
 
 # NVML_GPM_METRIC_* of nvml.h, in the order of the slots.
 GRAPHICS_UTIL = 1
@@ -28,13 +29,6 @@ SM_UTIL = 2
 ANY_TENSOR_UTIL = 5
 DRAM_BW_UTIL = 10
 METRICS = (GRAPHICS_UTIL, SM_UTIL, ANY_TENSOR_UTIL, DRAM_BW_UTIL)
-
-
-def parse_percent(value: float) -> float | None:
-    """A percentage as a ratio of 0 to 1; None for rubbish (NaN compares false)."""
-    if 0.0 <= value <= MAX_PERCENT:
-        return min(value / 100.0, 1.0)
-    return None
 
 
 class Window:
@@ -63,10 +57,6 @@ class Gpm:
         self._slots = [self._request.metrics[k] for k in range(len(METRICS))]
         for slot, metric in zip(self._slots, METRICS, strict=True):
             slot.metricId = metric
-        # The fields' own descriptors: pynvml's structures wrap each access in Python code.
-        slot_type = library.c_nvmlGpmMetric_t
-        self._value = slot_type.value.__get__
-        self._code = slot_type.nvmlReturn.__get__
 
     def open(self, gpu: Unit) -> Window | None:
         """Buffers for a unit of this GPU, which must be closed; None where it has no GPM."""
@@ -112,13 +102,16 @@ class Gpm:
         if not self.sample(unit, gpu, gi, window):
             return None, None
         request = self._request
-        request.sample1 = window.spare
-        request.sample2 = window.last
+        set_field(request, "sample1", window.spare)
+        set_field(request, "sample2", window.last)
         if self._calls.ask(unit, "nvmlGpmMetricsGet", request) is None:
             return None, None
-        value, code = self._value, self._code
-        ratios = [None if code(slot) else parse_percent(value(slot)) for slot in self._slots]
-        graphics, sm, tensor, memory = ratios
+        graphics, sm, tensor, memory = [
+            None
+            if field(slot, "nvmlReturn") or not 0.0 <= (percent := field(slot, "value")) <= RUBBISH
+            else min(percent / 100.0, 1.0)
+            for slot in self._slots
+        ]
         activity = None if graphics is None else Activity(graphics, graphics, Signal.GPM_GRAPHICS)
         if sm is None and tensor is None and memory is None:
             return activity, None

@@ -17,7 +17,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from gpucost.model import Device, GpuReading, UnitReading
-from gpucost.sources.nvml_calls import Unit
+from gpucost.sources.nvml_calls import Unit, field
 from gpucost.sources.nvml_mig import Partition, whole_slices
 from gpucost.sources.nvml_parse import (
     parse_faults,
@@ -48,6 +48,7 @@ LOOK_BACK_US = 2_000_000
 """How far the first reading looks into the driver's sample buffer, which may hold minutes: at
 least one sample is in, for they come every second to sixth of a second (nvml.h)."""
 
+SAMPLES = "nvmlDeviceGetSamples"
 TEMPERATURE = (
     ("nvmlDeviceGetTemperatureV", (TEMPERATURE_SENSOR,)),
     ("nvmlDeviceGetTemperature", (TEMPERATURE_SENSOR,)),
@@ -84,13 +85,10 @@ class Gpu(Unit):
         self._last_sample_us = 0
         self._newest_sample: Any = None
         self._process_lists = process_lists(driver_version)
-        library = calls.library
         self._memory = (
-            ("nvmlDeviceGetMemoryInfo_v2", (library.nvmlMemory_v2,)),
+            ("nvmlDeviceGetMemoryInfo_v2", (calls.library.nvmlMemory_v2,)),
             ("nvmlDeviceGetMemoryInfo", ()),
         )
-        self._sample_at = library.c_nvmlSample_t.timeStamp.__get__
-        self._sample_value = library.c_nvmlSample_t.sampleValue.__get__
 
     @property
     def instances(self) -> tuple[Instance, ...]:
@@ -210,13 +208,13 @@ class Gpu(Unit):
         memory = self._calls.first(self, self._memory)
         if memory is None:
             return None
-        total = memory.total
+        total = field(memory, "total")
         if total != self.device.memory_bytes:
             old = self.device
             self.device = Device(
                 old.uuid, old.model, old.index, old.minor, total, old.mig, old.mig_slices
             )
-        used: int = memory.used
+        used: int = field(memory, "used")
         return used
 
     def _read_activity(self) -> tuple[Activity | None, Efficiency | None]:
@@ -235,19 +233,16 @@ class Gpu(Unit):
         """The samples since the last reading; the newest still stands where none came since."""
         now_us = int(time.time() * 1e6)
         since = self._last_sample_us or now_us - LOOK_BACK_US
-        answer = self._calls.ask(
-            self, "nvmlDeviceGetSamples", self.handle, GPU_UTILIZATION_SAMPLES, since
-        )
+        answer = self._calls.ask(self, SAMPLES, self.handle, GPU_UTILIZATION_SAMPLES, since)
         if answer is not None and answer[1]:
             self._newest_sample = answer[1][-1]
-            self._last_sample_us = max(since, self._sample_at(self._newest_sample))
+            self._last_sample_us = max(since, field(self._newest_sample, "timeStamp"))
             samples = answer[1]
-        elif now_us - self._last_sample_us < LOOK_BACK_US:
+        elif SAMPLES not in self.silent and now_us - self._last_sample_us < LOOK_BACK_US:
             samples = [self._newest_sample]
         else:
             return None
-        value = self._sample_value
-        return parse_samples([value(sample).uiVal for sample in samples])
+        return parse_samples([field(sample, "sampleValue").uiVal for sample in samples])
 
     def _read_processes(self, unit: Unit) -> list[Any] | None:
         """Entries of every list that the driver gives; None where it gives none."""
@@ -284,11 +279,16 @@ class Gpu(Unit):
         mig = instance.mig
         if instance.window is not None:
             activity, efficiency = self._gpm.measure(instance, self, mig.gi, instance.window)
-        memory = self._calls.first(instance, self._memory)
+        name, args = self._memory[0]
+        memory = self._calls.ask(instance, name, instance.handle, *args)
+        if memory is None:
+            memory = self._calls.first(instance, self._memory[1:])
         processes: tuple[Process, ...] | None = None
         if entries is not None:
             processes = parse_processes(entries, mig.memory_bytes) if entries else ()
-        return UnitReading(activity, efficiency, None if memory is None else memory.used, processes)
+        return UnitReading(
+            activity, efficiency, None if memory is None else field(memory, "used"), processes
+        )
 
     def _read_faults(self) -> tuple[str, ...]:
         ask, handle = self._calls.ask, self.handle

@@ -46,6 +46,11 @@ _GPU_SIGNALS: tuple[tuple[str, str, Callable[[GpuReading], object]], ...] = (
 )
 """Name, the part that its NVML calls' names have in common, and where the value is."""
 
+_WITHOUT_GPM = {
+    "activity": "NVML has none for MIG instances before Hopper; DCGM has (dcgm-exporter)",
+    "efficiency": "NVML has none before Hopper (GPM); DCGM has (dcgm-exporter)",
+}
+
 
 def signals_of(gpu: Gpu) -> tuple[GpuSignal, ...]:
     """The signals that the GPU's last reading had; all absent where it had none."""
@@ -82,6 +87,5 @@ def _signal(
         for call, silence in unit.silent.items()
         if calls in call
     ]
-    return GpuSignal(
-        unit_id, model, name, works=False, detail="; ".join(reasons) or "not available"
-    )
+    detail = "; ".join(reasons) or _WITHOUT_GPM.get(name, "absent")
+    return GpuSignal(unit_id, model, name, works=False, detail=detail)
