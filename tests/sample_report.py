@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gpucost.model import (
+    NODE,
     Account,
     Activity,
     Device,
@@ -216,10 +217,11 @@ def _usage(index: int, part: _Part) -> Usage:
     return Usage(
         share=Share(
             gpu_uuid=device.uuid,
-            gpu_model=device.model,
+            seat=Seat(holder or NODE, device.model),
             ratio=ratio,
             unit=unit_of(device.uuid, instance),
             instance=instance,
+            slot=None if instance is None else (device.mig or ()).index(instance),
             holder=holder,
             method=Method.EXCLUSIVE if device.mig is None else Method.MIG,
             state=None if holder else next(iter(states)),
@@ -421,7 +423,7 @@ def with_holder(report: Report, old: Holder, new: Holder, payer: Payer) -> Repor
     usages = tuple(
         replace(
             usage,
-            share=replace(usage.share, holder=new),
+            share=replace(usage.share, holder=new, seat=Seat(new, usage.share.seat.gpu_model)),
             rates=tuple(replace(rate, holder=new) for rate in usage.rates),
         )
         if usage.share.holder == old

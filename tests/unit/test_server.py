@@ -400,18 +400,19 @@ def test_closing_ends_idle_connections_at_once() -> None:
 
 
 def test_closing_lets_an_answer_finish() -> None:
-    pages = Shown(b"x" * (16 << 20))
-    with serving(pages) as server:
+    size = 64 << 20  # more than sockets buffer, so that the answer is on its way for sure
+    with serving(Shown(b"x" * size)) as server:
         connection = raw(server)
         connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
         found = connection.recv(65536)
         closing = threading.Thread(target=server.close)
         closing.start()
+        assert eventually(lambda: not answered(server)), "it no longer listens"
         found += read_all(connection)
         closing.join()
         connection.close()
     _, _, body = found.partition(b"\r\n\r\n")
-    assert len(body) == 16 << 20
+    assert len(body) == size
 
 
 def test_a_server_that_never_started_can_be_closed() -> None:
