@@ -174,7 +174,8 @@ def _section(section: type[msgspec.Struct], path: str) -> Iterator[str]:
     for field in info.fields:
         structs = list(_structs_in(field.type))
         kind = _kind(field.type)
-        rows.append((f"`{field.name}`", kind, _default(field), described.get(field.name, "")))
+        meaning = described.get(field.name) or " ".join(map(_first_line, structs))
+        rows.append((f"`{field.name}`", kind, _default(field), meaning))
         many = isinstance(field.type, types.VarTupleType)
         inner.extend((struct, f"{path}{field.name}{'[]' if many else ''}.") for struct in structs)
     title = f"`{path.rstrip('.')}`" if path else "Top level"
@@ -196,6 +197,10 @@ def described_fields(section: type[msgspec.Struct]) -> dict[str, str]:
             ):
                 described[name] = inspect.cleandoc(words).replace("\n", " ")
     return described
+
+
+def _first_line(section: type[msgspec.Struct]) -> str:
+    return (inspect.getdoc(section) or "").partition("\n")[0]
 
 
 def _body(tree: ast.stmt) -> list[ast.stmt]:

@@ -45,9 +45,13 @@ class OnPremises(_Section, frozen=True):
     """
 
     capital_usd: PositiveUsd
+    """What one GPU cost, with its share of the server."""
     lifetime_years: Annotated[float, Meta(gt=0, le=50)]
+    """Over which the capital is written off."""
     usd_per_kwh: Annotated[float, Meta(ge=0, le=100)]
+    """Price of energy."""
     pue: Annotated[float, Meta(ge=1, le=10)] = 1.0
+    """Power usage effectiveness: the site's energy per the machines' own."""
     idle_watts: Annotated[float, Meta(ge=0, le=10_000)] = 60.0
     """Assumed while the GPU's power is not known; the price is then `estimated`."""
 
@@ -60,23 +64,29 @@ class PriceRow(_Section, frozen=True):
     """
 
     node_selector: dict[Words, str] = field(default_factory=dict)
+    """Node labels that must all be there, with these values."""
     instance_type: str | None = None
     region: str | None = None
     capacity_type: CapacityType | None = None
     gpu_model: str | None = None
     """As NVML or the node's label writes it; case, spaces and dashes do not matter."""
     gpu_usd_per_hour: Usd | None = None
+    """Of one whole GPU."""
     node_usd_per_hour: Usd | None = None
+    """Of the whole instance; `split` says what of it is its GPUs'."""
     gpu_count: Annotated[float, Meta(gt=0, le=1024)] | None = None
     """GPUs of the instance type, where the shipped table does not know it."""
     on_premises: OnPremises | None = None
+    """Bought, not rented."""
 
 
 class Discount(_Section, frozen=True):
     """Part of the price that is not paid, where every stated condition matches."""
 
     ratio: Annotated[float, Meta(ge=0, lt=1)]
+    """The part that is not paid: 0.3 for 30 % off. Discounts multiply."""
     name: str = ""
+    """For your own eyes."""
     provider: str | None = None
     capacity_type: CapacityType | None = None
     instance_type: str | None = None
@@ -90,21 +100,29 @@ class GpuOnlyWeights(_Section, frozen=True):
     """
 
     gpu: Annotated[float, Meta(gt=0, le=1e6)] = 0.95
+    """Weight of the GPUs."""
     cpu: Annotated[float, Meta(ge=0, le=1e6)] = 0.03
+    """Weight of the CPUs."""
     memory: Annotated[float, Meta(ge=0, le=1e6)] = 0.02
+    """Weight of the memory."""
 
 
 class Prices(_Section, frozen=True):
     """The user's prices, and how a node's price is split."""
 
     table: tuple[PriceRow, ...] = ()
+    """Your prices; the first row that matches wins."""
     fallback: dict[Words, PositiveUsd] = field(default_factory=dict)
     """GPU model to USD per hour of one GPU, where neither table nor catalogue has a price."""
     discounts: tuple[Discount, ...] = ()
+    """Every one that matches is taken off."""
     split: Literal["whole_node", "gpu_only"] = "whole_node"
+    """Whether a node's whole price goes to its GPUs, or CPU and memory are carved out."""
     gpu_only_weights: GpuOnlyWeights = GpuOnlyWeights()
     mig_split: Literal["compute", "memory"] = "compute"
+    """What a MIG instance's part of its GPU is measured by."""
     use_catalogue: bool = True
+    """Whether the list prices that are shipped count where yours say nothing."""
     updated: date | None = None
     """The day (YYYY-MM-DD) these prices were right; published as their age."""
 
@@ -116,6 +134,7 @@ class NodeSettings(_Section, frozen=True):
     region: str = ""
     capacity_type: CapacityType | None = None
     labels: dict[Words, str] = field(default_factory=dict)
+    """As if they were the Node's."""
 
 
 class Nvml(_Section, frozen=True):
@@ -123,6 +142,7 @@ class Nvml(_Section, frozen=True):
 
     enabled: bool = True
     timeout_seconds: Seconds = 4.0
+    """After this a read counts as hung; the page goes on without it."""
 
 
 class Dcgm(_Section, frozen=True):
@@ -134,8 +154,10 @@ class Dcgm(_Section, frozen=True):
     pod_selector: dict[Words, str] = field(default_factory=dict)
     """Pod labels to find it by; unset: app=nvidia-dcgm-exporter and its Helm chart's."""
     port: Annotated[int, Meta(ge=1, le=65_535)] = 9400
+    """Of the exporter found among the node's pods."""
     timeout_seconds: Seconds = 3.0
     max_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 16 << 20
+    """A larger page is refused."""
     interval_seconds: Seconds = 10.0
     """dcgm-exporter renews its values every 30 s by default; asking much oftener only costs."""
 
@@ -145,8 +167,10 @@ class Kubelet(_Section, frozen=True):
 
     enabled: bool = True
     socket: Words = "/var/lib/kubelet/pod-resources/kubelet.sock"
+    """Its path as this process sees it."""
     timeout_seconds: Seconds = 3.0
     max_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 64 << 20
+    """A larger answer is refused."""
     keep_holders_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 300.0
     """How long the last known holders stay while the kubelet is silent."""
     resource_names: tuple[Words, ...] = ()
@@ -163,29 +187,37 @@ class Kubernetes(_Section, frozen=True):
     published_labels: tuple[Words, ...] = ()
     """Pod labels joined through gpucost_pod_labels; shell patterns, e.g. `app.kubernetes.io/*`."""
     published_annotations: tuple[Words, ...] = ()
+    """The same for annotations."""
 
 
 class Http(_Section, frozen=True):
     """The HTTP server."""
 
     max_connections: Annotated[int, Meta(ge=1, le=10_000)] = 32
+    """More at once are refused."""
     timeout_seconds: Seconds = 15.0
+    """A client slower than this is hung up on."""
 
 
 class Config(_Section, frozen=True):
     """Everything one file may say."""
 
     cycle_seconds: Annotated[float, Meta(ge=1, le=300)] = 5.0
+    """How often the node is read and charged."""
     scrape_interval_seconds: Annotated[float, Meta(ge=1, le=3600)] = 15.0
     """Of the Prometheus that scrapes: new counters are shown at 0 for two of these."""
     idle_threshold_ratio: Ratio = 0.01
+    """A cycle whose peak activity stays under this is idle."""
     starting_max_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 1800.0
+    """How long a holder counts as starting, at most."""
     labels_wait_seconds: Annotated[float, Meta(ge=0, le=600)] = 60.0
     """How long a new counter waits for its pod's labels before they are `unknown` for good."""
     linger_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 300.0
     """How long an ended pod's counters stay."""
     unhealthy_paid_by: Literal["node", "holder"] = "node"
+    """Who pays for a lost or failed GPU."""
     billing_time_zone: str = "UTC"
+    """In which months begin and end; an IANA name."""
     node: NodeSettings = NodeSettings()
     prices: Prices = Prices()
     nvml: Nvml = Nvml()
