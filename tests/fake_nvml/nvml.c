@@ -4,6 +4,9 @@
  * are needed; names are the exported, versioned ones. Handles carry indices, never pointers
  * into the world, for the world is replaced under them. A fact that the scenario does not
  * state is NOT_SUPPORTED, as on a real device.
+ *
+ * It is long because the interface is wide; each function stands alone, in the order of nvml.h's
+ * subjects.
  */
 #define _GNU_SOURCE
 #include "world.h"
@@ -626,6 +629,45 @@ Return nvmlDeviceGetMaxClockInfo(Handle device, int type, unsigned *mhz)
     NEED_WHOLE
     *mhz = type == 2 ? 2619 : 1980;
     return OK;
+}
+
+/* What nvitop asks beyond that: the same on every device, or not there, as on passive cards. */
+#define FIXED(name, value)                                                                        \
+    Return name(Handle device, unsigned *out)                                                     \
+    {                                                                                             \
+        ENTER_DEVICE(device)                                                                      \
+        NEED_WHOLE                                                                                \
+        *out = (value);                                                                           \
+        return OK;                                                                                \
+    }
+
+FIXED(nvmlDeviceGetPerformanceState, 0)
+FIXED(nvmlDeviceGetPersistenceMode, 1)
+FIXED(nvmlDeviceGetComputeMode, 0)
+FIXED(nvmlDeviceGetDisplayMode, 0)
+FIXED(nvmlDeviceGetDisplayActive, 0)
+
+Return nvmlDeviceGetPcieThroughput(Handle device, int counter, unsigned *kib_per_second)
+{
+    (void)counter;
+    ENTER_DEVICE(device)
+    NEED_NO_MIG
+    *kib_per_second = 0;
+    return OK;
+}
+
+Return nvmlDeviceGetDriverModel(Handle device, int *current, int *pending)
+{
+    (void)current, (void)pending; /* Windows only */
+    ENTER_DEVICE(device)
+    return NOT_SUPPORTED;
+}
+
+Return nvmlDeviceGetFanSpeed(Handle device, unsigned *percent)
+{
+    (void)percent;
+    ENTER_DEVICE(device)
+    return NOT_SUPPORTED;
 }
 
 /* --- processes ------------------------------------------------------------------------------------ */
