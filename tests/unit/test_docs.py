@@ -9,6 +9,7 @@ import pytest
 
 import gen_docs
 from gpucost.catalog import FAMILIES
+from gpucost.cli import main
 from gpucost.model import State
 from programs import ROOT
 
@@ -68,3 +69,18 @@ def test_settings_tables_describe_what_the_source_describes() -> None:
     assert "| `cycle_seconds` | number >= 1, <= 300 | `5` |" in tables
     assert "#### `prices.table[].on_premises`" in tables
     assert "Assumed while the GPU's power is not known" in tables
+
+
+@pytest.mark.parametrize("command", ["serve", "demo", "once", "record", "check"])
+def test_every_flag_and_environment_variable_is_documented(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    spoken = capsys.readouterr().out
+    operations = (ROOT / "docs/operations.md").read_text()
+    assert f"`gpucost {command}" in operations
+    for flag in re.findall(r"(?<![\w-])--[\w-]+", spoken):
+        assert flag == "--help" or f"`{flag}" in operations, flag
+    for variable in re.findall(r"\benv\s+(\w+)", spoken):
+        assert f"`{variable}`" in operations, variable
