@@ -454,7 +454,7 @@ class TestParsing:
     importlib.util.find_spec("grpc_tools") is None, reason="needs grpcio-tools to generate"
 )
 def test_the_committed_messages_are_what_the_proto_file_gives(tmp_path: Path) -> None:
-    subprocess.run(  # noqa: S603 - our own script
+    subprocess.run(
         [ROOT / "scripts/gen_proto.sh", tmp_path],
         check=True,
         env={**os.environ, "PYTHON": sys.executable},

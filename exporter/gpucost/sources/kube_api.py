@@ -105,13 +105,15 @@ class KubeApi:
                 retries=False,
                 timeout=urllib3.Timeout(connect=self.timeout_seconds, read=self.timeout_seconds),
             )
-        except urllib3.exceptions.TimeoutError as error:
-            raise SourceError(
-                "timeout",
-                f"{what}: the API server did not answer within {self.timeout_seconds:g} s",
-                "Look at the network policies and at the API server's load.",
-            ) from error
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            # A refused connection counts as a ConnectTimeoutError in urllib3.
+            refused = isinstance(error, urllib3.exceptions.NewConnectionError)
+            if isinstance(error, urllib3.exceptions.TimeoutError) and not refused:
+                raise SourceError(
+                    "timeout",
+                    f"{what}: the API server did not answer within {self.timeout_seconds:g} s",
+                    "Look at the network policies and at the API server's load.",
+                ) from error
             raise SourceError(
                 "unreachable",
                 f"{what}: the API server cannot be reached: {error}",
@@ -124,9 +126,12 @@ class KubeApi:
     def close(self) -> None:
         """Drop the idle connections."""
         with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.clear()
+            manager, self._pool = self._pool, None
+        if manager is not None:
+            # PoolManager.clear() only forgets its pools, which close when nobody holds them.
+            for key in manager.pools.keys():  # noqa: SIM118 - it refuses to be iterated
+                manager.pools[key].close()
+            manager.clear()
 
     def _connect(self) -> tuple[urllib3.PoolManager, str, dict[str, str]]:
         with self._lock:

@@ -8,6 +8,7 @@ said than guessed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -30,7 +31,7 @@ from gpucost.sources.node_labels import (
 from gpucost.sources.workloads import Owner, PodIdentity, workload_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable
 
     from gpucost.config import Dcgm, Kubernetes
 
@@ -179,7 +180,7 @@ class NodeList(_Wire):
 _T = TypeVar("_T", bound=_Wire)
 
 JsonText = str | bytes | bytearray | msgspec.Raw
-Document = JsonText | dict[str, object]
+Document = JsonText | Mapping[str, object]
 """JSON text, or what it decodes to."""
 
 

@@ -173,6 +173,8 @@ class Watch:
         return most * random.uniform(0.5, 1)  # noqa: S311 - spreads nodes, hides nothing
 
     def _failed(self, error: SourceError) -> None:
+        # Kept without its traceback, whose frames hold the connection.
+        error = SourceError(error.kind, str(error), error.remedy)
         with self._lock:
             self._error = error
             self._failures += 1
