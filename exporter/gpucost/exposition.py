@@ -27,6 +27,7 @@ from gpucost.model import (
     Report,
     Seat,
     State,
+    unit_of,
 )
 from gpucost.tenure import NODE
 
@@ -121,7 +122,8 @@ def _gpus(page: _Page, report: Report, now: float | None) -> None:
         page.add("gpucost_gpu_info", 1, *info)
         page.add("gpucost_gpu_price_usd_per_hour", price.usd_per_hour, *info)
         for instance in device.mig or ():
-            page.add("gpucost_mig_info", 1, *name, instance.uuid or "", instance.profile)
+            mig_uuid = instance.uuid or unit_of(device.uuid, instance)
+            page.add("gpucost_mig_info", 1, *name, mig_uuid, instance.profile)
         _gpu_readings(page, gpu, name)
     for uuid, account in accounts.items():
         if account.labels is None:

@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003 - msgspec reads the annotations of recordings
 from enum import StrEnum
-from typing import TYPE_CHECKING, NewType
+from typing import NewType
 
 from msgspec import Struct
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 UnitId = NewType("UnitId", str)
 """What can be held: a GPU's UUID, or `<gpu uuid>/<gi>/<ci>` for a MIG instance.
