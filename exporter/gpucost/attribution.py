@@ -12,12 +12,14 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from gpucost.model import (
+    NODE,
     Device,
     Holder,
     Holdings,
     Method,
     MigInstance,
     Problem,
+    Seat,
     Share,
     State,
     UnitId,
@@ -78,10 +80,10 @@ def _unit_in(device: Device | None, gi: int | None, ci: int | None) -> UnitId | 
         return None
     if gi is None:
         return unit_of(device.uuid)
-    for instance in device.mig or ():
-        if instance.gi == gi and ci in (None, instance.ci):
-            return unit_of(device.uuid, instance)
-    return None
+    alike = [instance for instance in device.mig or () if instance.gi == gi]
+    # DCGM and GKE know no compute instances: theirs is the only one there is.
+    exact = [instance for instance in alike if len(alike) == 1 or ci in (None, instance.ci)]
+    return unit_of(device.uuid, exact[0]) if exact else None
 
 
 def is_replica(device_id: str) -> bool:
@@ -122,23 +124,24 @@ def attribute(
     shared: list[str] = []
     for device in devices:
         covered = 0.0
-        for instance in (None,) if device.mig is None else device.mig:
+        for slot, instance in ((None, None),) if device.mig is None else enumerate(device.mig):
             unit = unit_of(device.uuid, instance)
             whole = 1.0 if instance is None else mig_share(device, instance, mig_split)
             whole = min(whole, 1.0 - covered)
             covered += whole
             replicas = max(offered[unit], 1) if unit in replicated else 1
-            shares += _split(device, instance, whole, held.get(unit), replicas, free)
+            shares += _split(device, slot, instance, whole, held.get(unit), replicas, free)
             if len(held.get(unit, ())) > 1 or unit in replicated:
                 shared.append(unit)
         if device.mig is not None and (rest := _rest(covered)) > 0:
             shares.append(
                 Share(
                     gpu_uuid=device.uuid,
-                    gpu_model=device.model,
+                    seat=Seat(NODE, device.model),
                     ratio=rest,
                     unit=unit_of(device.uuid),
                     instance=None,
+                    slot=None,
                     holder=None,
                     method=Method.MIG,
                     state=State.STRANDED,
@@ -149,6 +152,7 @@ def attribute(
 
 def _split(
     device: Device,
+    slot: int | None,
     instance: MigInstance | None,
     whole: float,
     held: Counter[Holder] | None,
@@ -162,10 +166,11 @@ def _split(
     def share(ratio: float, holder: Holder | None, method: Method, *, measured: bool) -> Share:
         return Share(
             gpu_uuid=device.uuid,
-            gpu_model=device.model,
+            seat=Seat(holder or NODE, device.model),
             ratio=ratio,
             unit=unit,
             instance=instance,
+            slot=slot,
             holder=holder,
             method=method,
             state=free if holder is None else None,

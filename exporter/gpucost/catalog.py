@@ -207,9 +207,7 @@ _ROWS = (
     ),
     # The exporter itself
     Family("gpucost_source_up", "gauge", ("source",), "1 if the last read of the source worked."),
-    Family(
-        "gpucost_source_duration_seconds", "gauge", ("source",), "Duration of the last read."
-    ),
+    Family("gpucost_source_duration_seconds", "gauge", ("source",), "Duration of the last read."),
     Family(
         "gpucost_source_last_success_timestamp_seconds",
         "gauge",
@@ -236,9 +234,7 @@ _ROWS = (
         "The bill (integral of the GPUs' prices) less what holders and node were charged. 0"
         " within float error, or the ledger is wrong.",
     ),
-    Family(
-        "gpucost_ledger_start_timestamp_seconds", "gauge", (), "When this node's ledger began."
-    ),
+    Family("gpucost_ledger_start_timestamp_seconds", "gauge", (), "When this node's ledger began."),
     Family(
         "gpucost_config_last_reload_successful",
         "gauge",

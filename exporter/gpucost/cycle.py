@@ -16,6 +16,7 @@ from gpucost.ledger import accrue, opened
 from gpucost.model import (
     HOLDER_STATES,
     HOUR_SECONDS,
+    NODE,
     Attributed,
     Device,
     GpuReading,
@@ -23,6 +24,7 @@ from gpucost.model import (
     Method,
     Rate,
     Report,
+    Seat,
     Share,
     Snapshot,
     State,
@@ -85,6 +87,7 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         linger_seconds=config.linger_seconds,
         labels_expected=terms.labels_expected,
     )
+    shown_at = ledger.clock_seconds + max(seconds, 0.0)
     tenures = observe(
         ledger.tenures,
         snapshot,
@@ -97,6 +100,7 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         ledger,
         snapshot,
         tenures,
+        shown_at=shown_at,
         patience=patience,
         oldest_month=oldest_kept(snapshot.wall_time, config.zone),
     )
@@ -107,10 +111,10 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
     )
     now = usages(snapshot, shares, ledger.tenures, prices, thresholds, ledger.clock_seconds)
     if booted := _provisioning_seconds(before, snapshot, terms):
-        ledger = _provisioned(ledger, snapshot, prices, booted, config.zone)
+        ledger = _provisioned(ledger, snapshot, prices, booted, config.zone, shown_at)
     watts = mean_watts(() if before is None else before.snapshot.gpus, snapshot.gpus, seconds)
     for month, part in by_month(snapshot.wall_time, seconds, config.zone):
-        ledger = accrue(ledger, now, prices, watts, seconds=part, month=month)
+        ledger = accrue(ledger, now, prices, watts, seconds=part, month=month, shown_at=shown_at)
     return Report(
         snapshot=snapshot,
         usages=now,
@@ -161,6 +165,7 @@ def _provisioned(
     prices: Mapping[str, Price],
     seconds: float,
     zone: ZoneInfo,
+    shown_at: float,
 ) -> Ledger:
     """The ledger with the node's first stretch charged: paid for, and not yet usable.
 
@@ -171,10 +176,11 @@ def _provisioned(
         Usage(
             share=Share(
                 gpu_uuid=gpu.device.uuid,
-                gpu_model=gpu.device.model,
+                seat=Seat(NODE, gpu.device.model),
                 ratio=1.0,
                 unit=unit_of(gpu.device.uuid),
                 instance=None,
+                slot=None,
                 holder=None,
                 method=Method.EXCLUSIVE,
                 state=State.PROVISIONING,
@@ -194,7 +200,7 @@ def _provisioned(
     )
     clock = ledger.clock_seconds
     for month, part in by_month(snapshot.wall_time, seconds, zone):
-        ledger = accrue(ledger, whole, prices, {}, seconds=part, month=month)
+        ledger = accrue(ledger, whole, prices, {}, seconds=part, month=month, shown_at=shown_at)
         ledger = replace(ledger, clock_seconds=clock)
     return ledger
 

@@ -19,22 +19,21 @@ from gpucost.catalog import FAMILIES
 from gpucost.ledger import imbalance_usd
 from gpucost.model import (
     HOUR_SECONDS,
+    NODE,
     NODE_STATES,
     WASTE_STATES,
     Account,
     GpuLabels,
     GpuReading,
     Report,
-    Seat,
     State,
     unit_of,
 )
-from gpucost.tenure import NODE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from gpucost.model import Payer, Usage
+    from gpucost.model import Payer, Seat, Usage
 
 
 class _Page:
@@ -245,8 +244,7 @@ def _by_seat(usages: Sequence[Usage]) -> dict[Seat, list[Usage]]:
     by_seat: dict[Seat, list[Usage]] = {}
     for usage in usages:
         if usage.share.holder is not None:
-            seat = Seat(usage.share.holder, usage.share.gpu_model)
-            by_seat.setdefault(seat, []).append(usage)
+            by_seat.setdefault(usage.share.seat, []).append(usage)
     return by_seat
 
 

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from gpucost.model import (
     HOUR_SECONDS,
+    NODE,
     Account,
     GpuAccount,
     GpuLabels,
@@ -31,7 +32,7 @@ from gpucost.model import (
     Workload,
     XidCount,
 )
-from gpucost.tenure import NODE, UNKNOWN, Patience
+from gpucost.tenure import UNKNOWN, Patience
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -41,12 +42,12 @@ EMPTY = Account(seconds={})
 
 
 def credited(
-    account: Account, rates: Iterable[Rate], seconds: float, clock_seconds: float | None
+    account: Account, rates: Iterable[Rate], seconds: float, shown_at: float | None
 ) -> Account:
     """The account after `seconds` at `rates`.
 
-    `clock_seconds` stamps the first time its figures are shown; None for an account that is
-    not shown yet.
+    `shown_at` stamps the first time its figures are shown; None for an account that is not
+    shown yet.
     """
     gpu_seconds = dict(account.seconds)
     usd = None if account.usd is None else dict(account.usd)
@@ -55,30 +56,30 @@ def credited(
         if rate.usd_per_second is not None:
             usd = {} if usd is None else usd
             usd[rate.state] = usd.get(rate.state, 0.0) + rate.usd_per_second * seconds
-    return _stamped(Account(gpu_seconds, usd, account.shown_at, account.priced_at), clock_seconds)
+    return _stamped(Account(gpu_seconds, usd, account.shown_at, account.priced_at), shown_at)
 
 
-def merged(into: Account, other: Account, clock_seconds: float) -> Account:
+def merged(into: Account, other: Account, shown_at: float) -> Account:
     """Both accounts in one that is shown."""
     seconds = {s: into.seconds.get(s, 0.0) + other.seconds.get(s, 0.0) for s in State}
     usd = None
     if into.usd is not None or other.usd is not None:
         ours, theirs = into.usd or {}, other.usd or {}
         usd = {s: ours.get(s, 0.0) + theirs.get(s, 0.0) for s in State}
-    return _stamped(Account(seconds, usd, into.shown_at, into.priced_at), clock_seconds)
+    return _stamped(Account(seconds, usd, into.shown_at, into.priced_at), shown_at)
 
 
-def _stamped(account: Account, clock_seconds: float | None) -> Account:
-    if clock_seconds is None:
+def _stamped(account: Account, shown_at: float | None) -> Account:
+    if shown_at is None:
         return account
-    shown_at, priced_at = account.shown_at, account.priced_at
-    if shown_at is not None and (priced_at is not None or account.usd is None):
+    shown, priced = account.shown_at, account.priced_at
+    if shown is not None and (priced is not None or account.usd is None):
         return account
     return Account(
         account.seconds,
         account.usd,
-        clock_seconds if shown_at is None else shown_at,
-        clock_seconds if priced_at is None and account.usd is not None else priced_at,
+        shown_at if shown is None else shown,
+        shown_at if priced is None and account.usd is not None else priced,
     )
 
 
@@ -87,12 +88,14 @@ def opened(
     snapshot: Snapshot,
     tenures: Mapping[Seat, Tenure],
     *,
+    shown_at: float,
     patience: Patience,
     oldest_month: str,
 ) -> Ledger:
     """The ledger with this cycle's tenures: new accounts opened at 0, ended ones settled.
 
-    Called before the time is charged, so that a new series starts at 0. Months before
+    Called before the time is charged, so that a new series starts at 0. `shown_at` is the
+    ledger's clock at the end of the cycle, when all this is first shown. Months before
     `oldest_month` (like 2026-11) are let go.
     """
     clock = ledger.clock_seconds
@@ -106,21 +109,23 @@ def opened(
             continue
         for month, waiting in tenure.pending.items():
             key = workload_of(payer, month)
-            months[key] = merged(months.get(key, EMPTY), waiting, clock)
+            months[key] = merged(months.get(key, EMPTY), waiting, shown_at)
         if seat.holder == NODE:
             if tenure.pending:
                 kept[seat] = replace(tenure, pending={})
             continue
         held = pods.get(payer)
         if held is None:
-            held = PodAccount(account=_stamped(EMPTY, clock), seen_at=clock)
+            if tenure.gone_at is not None and not tenure.pending:
+                continue  # its counters have ended before it is forgotten
+            held = PodAccount(account=_stamped(EMPTY, shown_at), seen_at=shown_at)
         account, joules = held.account, held.energy_joules
         if tenure.pending or tenure.pending_joules:
             for waiting in tenure.pending.values():
-                account = merged(account, waiting, clock)
+                account = merged(account, waiting, shown_at)
             joules += tenure.pending_joules
             kept[seat] = replace(tenure, pending={}, pending_joules=0.0)
-        seen_at = clock if tenure.gone_at is None else held.seen_at
+        seen_at = shown_at if tenure.gone_at is None else held.seen_at
         pods[payer] = PodAccount(account=account, seen_at=seen_at, energy_joules=joules)
     ended = [p for p, held in pods.items() if clock - held.seen_at >= patience.linger_seconds]
     settled = [ledger.settled_usd]
@@ -129,16 +134,16 @@ def opened(
     return replace(
         ledger,
         settled_usd=fsum(settled),
-        gpus=_gpus_opened(ledger, snapshot, patience),
+        gpus=_gpus_opened(ledger, snapshot, patience, shown_at),
         tenures=kept,
         pods=pods,
         months=months,
-        xids=_xids(ledger, snapshot.gpus),
+        xids=_xids(ledger, snapshot.gpus, shown_at),
     )
 
 
 def _gpus_opened(
-    ledger: Ledger, snapshot: Snapshot, patience: Patience
+    ledger: Ledger, snapshot: Snapshot, patience: Patience, shown_at: float
 ) -> Mapping[str, GpuAccount]:
     """The GPUs' accounts, with labels once the node is known or not to be had in time."""
     clock = ledger.clock_seconds
@@ -151,7 +156,7 @@ def _gpus_opened(
             snapshot.node_known or waited or not patience.labels_expected
         ):
             before = GpuAccount(
-                account=_stamped(before.account, clock),
+                account=_stamped(before.account, shown_at),
                 opened_at=before.opened_at,
                 labels=GpuLabels(
                     gpu="" if device.index is None else str(device.index),
@@ -163,15 +168,17 @@ def _gpus_opened(
     return gpus
 
 
-def _xids(ledger: Ledger, gpus: Sequence[GpuReading]) -> Mapping[tuple[str, int], XidCount]:
+def _xids(
+    ledger: Ledger, gpus: Sequence[GpuReading], shown_at: float
+) -> Mapping[tuple[str, int], XidCount]:
     if not any(gpu.xid_events for gpu in gpus):
         return ledger.xids
     counts = dict(ledger.xids)
     for gpu in gpus:
         for xid, count in gpu.xid_events.items():
             before = counts.get((gpu.device.uuid, xid))
-            shown_at = ledger.clock_seconds if before is None else before.shown_at
-            counts[gpu.device.uuid, xid] = XidCount(count, shown_at)
+            first = shown_at if before is None else before.shown_at
+            counts[gpu.device.uuid, xid] = XidCount(count, first)
     return counts
 
 
@@ -183,9 +190,11 @@ def accrue(
     *,
     seconds: float,
     month: str,
+    shown_at: float,
 ) -> Ledger:
     """The ledger after `seconds` of this cycle's usages, all of them in `month`.
 
+    `shown_at` is the ledger's clock at the end of the cycle, when the result is first shown.
     `watts` is each GPU's mean power over that time, absent where it is not known. Every usage's
     GPU and holder must have been `opened`.
     """
@@ -196,14 +205,15 @@ def accrue(
     by_seat: dict[Seat, list[Rate]] = {}
     for usage in usages:
         by_gpu.setdefault(usage.share.gpu_uuid, []).extend(usage.rates)
+        seat = usage.share.seat
         for rate in usage.rates:
-            seat = Seat(NODE if rate.holder is None else rate.holder, usage.share.gpu_model)
-            by_seat.setdefault(seat, []).append(rate)
+            payer = seat if rate.holder is not None else Seat(NODE, seat.gpu_model)
+            by_seat.setdefault(payer, []).append(rate)
 
     gpus = dict(ledger.gpus)
     for uuid, rates in by_gpu.items():
         gpu = gpus[uuid]
-        shown = None if gpu.labels is None else clock
+        shown = None if gpu.labels is None else shown_at
         account = credited(gpu.account, rates, seconds, shown)
         gpus[uuid] = GpuAccount(account, gpu.opened_at, gpu.labels)
 
@@ -213,7 +223,7 @@ def accrue(
     for seat, rates in by_seat.items():
         tenure, energy = tenures[seat], joules.get(seat, 0.0)
         if seat.holder == NODE:
-            node = credited(node, rates, seconds, clock)
+            node = credited(node, rates, seconds, shown_at)
         if tenure.payer is None:
             waiting = credited(tenure.pending.get(month, EMPTY), rates, seconds, None)
             tenures[seat] = replace(
@@ -223,10 +233,10 @@ def accrue(
             )
             continue
         key = workload_of(tenure.payer, month)
-        months[key] = credited(months.get(key, EMPTY), rates, seconds, clock)
+        months[key] = credited(months.get(key, EMPTY), rates, seconds, shown_at)
         if seat.holder != NODE:
             held = pods[tenure.payer]
-            account = credited(held.account, rates, seconds, clock)
+            account = credited(held.account, rates, seconds, shown_at)
             pods[tenure.payer] = PodAccount(account, held.seen_at, held.energy_joules + energy)
     return replace(
         ledger,
@@ -248,7 +258,7 @@ def _joules(
     for usage in usages:
         share = usage.share
         if share.holder is not None and share.gpu_uuid in watts:
-            seat = Seat(share.holder, share.gpu_model)
+            seat = share.seat
             joules[seat] = joules.get(seat, 0.0) + watts[share.gpu_uuid] * share.ratio * seconds
     return joules
 

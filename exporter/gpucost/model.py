@@ -191,12 +191,23 @@ class GpuReading(Struct, frozen=True):
 # --- Who holds it -----------------------------------------------------------------------------
 
 
-class Holder(Struct, frozen=True, order=True):
+class Holder(Struct, frozen=True, order=True, cache_hash=True):
     """A container of a pod."""
 
     namespace: str
     pod: str
     container: str
+
+
+NODE = Holder(namespace="", pod="", container="")
+"""The node itself, who pays for what nobody holds."""
+
+
+class Seat(Struct, frozen=True, order=True, cache_hash=True):
+    """A holder on one GPU model."""
+
+    holder: Holder
+    gpu_model: str
 
 
 class Holding(Struct, frozen=True):
@@ -333,10 +344,13 @@ class Share(Struct, frozen=True):
     """
 
     gpu_uuid: str
-    gpu_model: str
+    seat: Seat
+    """Who pays: the holder on this GPU's model, or the node."""
     ratio: float
     unit: UnitId
     instance: MigInstance | None
+    slot: int | None
+    """The instance's place among its GPU's, and so that of its reading."""
     holder: Holder | None
     method: Method
     state: State | None = None
@@ -418,14 +432,7 @@ class PodAccount(Struct, frozen=True):
     energy_joules: float = 0.0
 
 
-class Seat(Struct, frozen=True, order=True):
-    """A holder on one GPU model; an empty holder is the node itself."""
-
-    holder: Holder
-    gpu_model: str
-
-
-class Payer(Struct, frozen=True, order=True):
+class Payer(Struct, frozen=True, order=True, cache_hash=True):
     """The labels of a pod's counters, frozen once shown."""
 
     holder: Holder
@@ -436,7 +443,7 @@ class Payer(Struct, frozen=True, order=True):
     capacity_type: str
 
 
-class Workload(Struct, frozen=True, order=True):
+class Workload(Struct, frozen=True, order=True, cache_hash=True):
     """The labels of a month's counters: `month` is like 2026-11."""
 
     month: str

@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gpucost.model import Holder, Payer, Pod, Seat, Share, Snapshot, Tenure
-from gpucost.waste import is_busy, readings_by_unit
+from gpucost.model import NODE, Holder, Payer, Pod, Seat, Share, Snapshot, Tenure
+from gpucost.waste import is_busy, reading_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from gpucost.model import GpuReading, UnitReading
+    from gpucost.model import UnitReading
 
 UNKNOWN = "unknown"
-NODE = Holder(namespace="", pod="", container="")
-"""The node itself, who pays for what nobody holds."""
 
 
 class Patience(Struct, frozen=True):
@@ -69,8 +67,9 @@ def observe(
         )
     for seat, tenure in tenures.items():
         if seat not in after:
-            gone = replace(tenure, gone_at=tenure.gone_at or clock_seconds)
-            if clock_seconds - (gone.gone_at or 0.0) < patience.linger_seconds:
+            gone_at = clock_seconds if tenure.gone_at is None else tenure.gone_at
+            if clock_seconds - gone_at < patience.linger_seconds:
+                gone = replace(tenure, gone_at=gone_at)
                 after[seat] = _labelled(seat, gone, None, snapshot, clock_seconds, patience)
     return after
 
@@ -83,16 +82,9 @@ def _seats(
     seen: dict[Seat, list[tuple[Share, UnitReading]]] = {}
     for share in shares:
         if share.holder is not None:
-            gpu = gpus[share.gpu_uuid]
-            seat = Seat(share.holder, share.gpu_model)
-            seen.setdefault(seat, []).append((share, _reading(gpu, share)))
+            part = (share, reading_of(gpus[share.gpu_uuid], share))
+            seen.setdefault(share.seat, []).append(part)
     return seen
-
-
-def _reading(gpu: GpuReading, share: Share) -> UnitReading:
-    if share.instance is None:
-        return gpu.reading
-    return readings_by_unit(gpu)[(gpu.device.mig or ()).index(share.instance)]
 
 
 def _asking(snapshot: Snapshot, models: Iterable[str]) -> list[Seat]:
@@ -125,10 +117,12 @@ def _seen_again(
     if not parts:
         return tenure if tenure.gone_at is None else replace(tenure, gone_at=None)
     measured = [reading for share, reading in parts if share.measured]
-    busy = any(is_busy(reading.activity, idle_ratio) for reading in measured)
-    memory = [r.memory_used_bytes for r in measured if r.memory_used_bytes is not None]
-    if tenure.memory_peak_bytes is not None:
-        memory.append(tenure.memory_peak_bytes)
+    busy, peak = False, tenure.memory_peak_bytes
+    for reading in measured:
+        busy = busy or is_busy(reading.activity, idle_ratio)
+        used = reading.memory_used_bytes
+        if used is not None and (peak is None or used > peak):
+            peak = used
     since, held_at, held_before = tenure.since, tenure.held_at, tenure.held_before
     if held_at is None or before.payer is None:
         # Until the labels settle, the API server may still tell of an earlier start.
@@ -147,7 +141,7 @@ def _seen_again(
         pending=tenure.pending,
         started=tenure.started or _has_started(pod, measured, busy=busy, first=clock_seconds == 0),
         last_active=snapshot.wall_time if busy else tenure.last_active,
-        memory_peak_bytes=max(memory, default=None),
+        memory_peak_bytes=peak,
         pending_joules=tenure.pending_joules,
         gone_at=None,
     )

@@ -18,7 +18,6 @@ from gpucost.model import (
     Pod,
     Price,
     Rate,
-    Seat,
     Share,
     Snapshot,
     State,
@@ -30,7 +29,7 @@ from gpucost.model import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gpucost.model import Holder
+    from gpucost.model import Holder, Seat
 
 BACK_OFF = frozenset(
     {
@@ -47,6 +46,9 @@ BACK_OFF = frozenset(
 )
 """Waiting reasons that do not pass by themselves (kubernetes pkg/kubelet/images/types.go and
 pkg/kubelet/kuberuntime)."""
+
+NO_READING = UnitReading()
+"""Of the part of a GPU that no MIG instance covers."""
 
 _LOOPING_RESTARTS = 2
 """A container that runs again after this many restarts, the last one an error, is looping
@@ -66,6 +68,13 @@ def readings_by_unit(gpu: GpuReading) -> tuple[UnitReading, ...]:
     return (gpu.reading,) if gpu.device.mig is None else gpu.instances
 
 
+def reading_of(gpu: GpuReading, share: Share) -> UnitReading:
+    """What the unit of a share did."""
+    if share.slot is not None:
+        return gpu.instances[share.slot]
+    return gpu.reading if gpu.device.mig is None else NO_READING
+
+
 def is_busy(activity: Activity | None, idle_ratio: float) -> bool:
     """Whether a unit did work; a reading of a unit whose signal is unknown did not show any."""
     return activity is not None and activity.peak >= idle_ratio
@@ -73,11 +82,11 @@ def is_busy(activity: Activity | None, idle_ratio: float) -> bool:
 
 def is_backing_off(pod: Pod, container: str) -> bool:
     """Whether the kubelet has given up on a container for now, or on one it waits for."""
-    own = next((c for c in pod.containers if c.name == container and not c.init), None)
-    if own is None or not own.running:
-        # A failing init container keeps all the others waiting in PodInitializing.
-        return any(c.waiting in BACK_OFF for c in pod.containers)
-    return False
+    for status in pod.containers:
+        if status.name == container and not status.init and status.running:
+            return False
+    # A failing init container keeps all the others waiting in PodInitializing.
+    return any(status.waiting in BACK_OFF for status in pod.containers)
 
 
 def _is_looping(pod: Pod, container: str) -> bool:
@@ -102,29 +111,25 @@ def usages(
     Every held share has its seat in `tenures`; `clock_seconds` is the ledger's.
     """
     gpus = {gpu.device.uuid: gpu for gpu in snapshot.gpus}
-    readings = {
-        (gpu.device.uuid, instance): reading
-        for gpu in snapshot.gpus
-        for instance, reading in zip(
-            (None,) if gpu.device.mig is None else gpu.device.mig,
-            readings_by_unit(gpu),
-            strict=True,
-        )
-    }
-    nothing = UnitReading()
+    pods = snapshot.pods or {}
     found = []
     for share in shares:
         gpu = gpus[share.gpu_uuid]
-        reading = readings.get((share.gpu_uuid, share.instance), nothing)
+        reading = reading_of(gpu, share)
         parts: tuple[tuple[State, float], ...]
         if share.holder is None:
             parts = ((_free_state(gpu, share, reading, thresholds), 1.0),)
         else:
-            tenure = tenures[Seat(share.holder, share.gpu_model)]
-            pod = (snapshot.pods or {}).get((share.holder.namespace, share.holder.pod))
+            pod = pods.get((share.holder.namespace, share.holder.pod))
             activity = reading.activity if share.measured else None
             parts = _held_states(
-                gpu, share.holder, pod, tenure, activity, thresholds, clock_seconds
+                gpu,
+                share.holder,
+                pod,
+                tenures[share.seat],
+                activity,
+                thresholds,
+                clock_seconds,
             )
         price = prices[share.gpu_uuid].usd_per_hour
         found.append(
