@@ -290,7 +290,7 @@ class TestBadEvents:
         server.put("pods", pod("huge", labels={"x": "y" * 20_000}))
         with watching(server, settled=False) as source:
             until(lambda: server.count("pods", watch=False) >= 2)
-            until(lambda: source.read().node is not None)
+            until(lambda: _node_known(source))
             read = source.read()
         assert read.pods is None
         assert kinds(read) == ["too_large"]
