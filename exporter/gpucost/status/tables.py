@@ -137,10 +137,10 @@ def _state_of(row: PodRow) -> Iterable[Html]:
 _LEDGER_COLUMNS = (
     ("State", ""),
     ("Paid by", ""),
-    ("GPUs now", "number"),
-    ("USD/h now", "number"),
+    ("GPUs", "number"),
+    ("USD/h", "number"),
     ("GPU-hours", "number"),
-    ("USD", "number"),
+    ("Total USD", "number"),
 )
 
 
@@ -153,10 +153,10 @@ def ledger(view: View) -> Html:
     foot = tr(
         th("All of it"),
         td("Paid by"),
-        td("GPUs now", count(sum(line.gpus for line in view.lines)), kind="number"),
-        td("USD/h now", dollars(top.spend), kind="number"),
+        td("GPUs", count(sum(line.gpus for line in view.lines)), kind="number"),
+        td("USD/h", dollars(top.spend), kind="number"),
         td("GPU-hours", f"{sum(line.gpu_hours for line in view.lines):,.1f}", kind="number"),
-        td("USD", dollars(top.since_start), kind="number"),
+        td("Total USD", dollars(top.since_start), kind="number"),
     )
     body = table(
         "ledger",
@@ -178,10 +178,10 @@ def _line(line: StateLine) -> Html:
     return tr(
         th(swatch(line.state), el("span", line.state), el("small", MEANINGS[line.state])),
         td("Paid by", f"the {line.paid_by}"),
-        td("GPUs now", count(line.gpus), kind="number"),
-        td("USD/h now", dollars(line.usd_per_hour), kind="number"),
+        td("GPUs", count(line.gpus), kind="number"),
+        td("USD/h", dollars(line.usd_per_hour), kind="number"),
         td("GPU-hours", f"{line.gpu_hours:,.1f}", kind="number"),
-        td("USD", dollars(line.usd), kind="number"),
+        td("Total USD", dollars(line.usd), kind="number"),
     )
 
 
