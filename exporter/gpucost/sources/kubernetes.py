@@ -25,8 +25,6 @@ from gpucost.sources.kube_objects import (
     decode,
     node_of,
     on_node,
-    parse_node,
-    parse_pod_list,
     pod_of,
 )
 from gpucost.sources.kube_watch import Pace, Watch
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from gpucost.config import Dcgm, Kubernetes
-
-__all__ = ["KubernetesSource", "NodeCollection", "PodCollection", "parse_node", "parse_pod_list"]
 
 NAME = "kubernetes"
 
