@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from gpucost.model import GpuReading, Holdings, Node, Pod, Problem
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from gpucost.model import GpuReading, Holdings, Node, Pod, Problem
 
 
 class SourceError(Exception):
