@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 CACHE=$PWD/.cache
 # The official image that Prometheus is copied from where there is no Debian package to be had.
-PROMETHEUS_IMAGE=${PROMETHEUS_IMAGE:-docker.io/prom/prometheus:v3.5.0}
+PROMETHEUS_IMAGE=${PROMETHEUS_IMAGE:-prom/prometheus:v3.5.0}
 UV=uv==0.13.9 # resolves the locks; nothing else uses it
 
 say() { printf 'bootstrap: %s\n' "$*" >&2; }
