@@ -155,7 +155,8 @@ def _holders(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _node(snapshot: Snapshot) -> Iterator[Finding]:
     node = snapshot.node
-    if not snapshot.node_known:
+    alone = snapshot.holdings is not None and snapshot.holdings.assumed
+    if not snapshot.node_known and not alone:
         yield Finding(
             "warn",
             "node",
@@ -171,8 +172,10 @@ def _node(snapshot: Snapshot) -> Iterator[Finding]:
             "warn",
             "node",
             f"{node.name}: {', '.join(unknown)} unknown",
-            "Label the Node (node.kubernetes.io/instance-type, topology.kubernetes.io/region), or"
-            " set them under `node:`.",
+            "Set them under `node:` in the settings."
+            if alone
+            else "Label the Node (node.kubernetes.io/instance-type, topology.kubernetes.io/region),"
+            " or set them under `node:` in the settings.",
         )
     else:
         yield Finding(

@@ -33,6 +33,7 @@ from gpucost.prices import load_catalogue
 from gpucost.record import record
 from gpucost.replay import MAX_SECONDS, RecordingError, replay
 from gpucost.server import Server
+from gpucost.sources.recorded import CONFIG
 from gpucost.web_config import WebConfig
 
 if TYPE_CHECKING:
@@ -269,15 +270,21 @@ def _once(given: argparse.Namespace) -> int:
 
 def _record(given: argparse.Namespace) -> int:
     node = _live(given)
+    folder: Path = given.directory
+    readings = 0
     try:
         _await_cluster(node)
-        for line in record(node, _node_name(given), given.directory):
-            print(line)
+        for written in record(node, _node_name(given), folder):
+            print(written.message)
+            readings += written.bytes is not None and written.name != CONFIG
     except OSError as error:
-        raise ConfigError(f"{given.directory}: cannot be written: {error.strerror}") from error
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from error
     finally:
         node.close()
-    print(f"Read {given.directory} before you publish it: it names pods, labels and this node.")
+    if not readings:
+        print("Nothing here could be read; `gpucost check` says what is missing.")
+        return _EXIT_NO_DOLLARS
+    print(f"Read {folder} before you publish it: it names this node, its pods and your prices.")
     return 0
 
 

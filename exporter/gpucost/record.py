@@ -1,24 +1,40 @@
 """Writes this node's raw readings as a recording, for a bug report or a test.
 
 What could hold a secret is left out by keeping only what gpucost itself reads: the objects of
-the API server are reduced to those fields, their annotations to gpucost's own.
+the API server are reduced to those fields, their annotations to gpucost's own, and an address
+in the settings to what is no password.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from datetime import date
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
+import yaml
 from msgspec.structs import replace
 
+from gpucost.config import ConfigError
 from gpucost.live import booted_at
 from gpucost.sources.base import SourceError
 from gpucost.sources.dcgm import fetch_page
 from gpucost.sources.kube_api import KubeApi
 from gpucost.sources.kube_objects import NodeObject, PodList, decode
 from gpucost.sources.podresources import to_json
-from gpucost.sources.recorded import DCGM, HOLDINGS, NODE, NVML, OFFERED, PODS, NvmlRecording
+from gpucost.sources.recorded import (
+    CONFIG,
+    DCGM,
+    FILES,
+    HOLDINGS,
+    MAX_FILE_BYTES,
+    NODE,
+    NVML,
+    OFFERED,
+    PODS,
+    NvmlRecording,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,50 +42,92 @@ if TYPE_CHECKING:
 
     from gpucost.config import Config
     from gpucost.live import LiveNode
+    from gpucost.reader import Asked
     from gpucost.sources.kube_objects import ObjectMeta
 
-KEPT_ANNOTATIONS = ("gpucost.io/", "kubernetes.io/config.hash")
+T = TypeVar("T")
+
+KEPT_ANNOTATIONS = "gpucost.io/"
+"""What the annotations that are kept begin with."""
 
 _BETWEEN_READS_SECONDS = 2.0
 """Activity is what happened between two reads."""
 
 
-def record(node: LiveNode, node_name: str, folder: Path) -> Iterator[str]:
-    """Write what each source says into `folder`; yields a line for each file or failure.
+class Written(msgspec.Struct, frozen=True):
+    """A file of the recording; `bytes` is None where it could not be made, and `message` why."""
 
-    Raises OSError where the folder cannot be written.
+    name: str
+    bytes: int | None
+    message: str
+
+
+def record(node: LiveNode, node_name: str, folder: Path) -> Iterator[Written]:
+    """Write what each source says into `folder`, and tell of each file; absent sources have none.
+
+    Raises ConfigError where the folder holds a recording already (of another moment: the two
+    would be taken for one), and OSError where it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if there := [name for name in FILES if (folder / name).exists()]:
+        raise ConfigError(
+            f"{folder}: holds a recording already ({', '.join(there)}). Give a folder of its own."
+        )
     steps: tuple[tuple[str, Callable[[], bytes | None]], ...] = (
+        (CONFIG, lambda: _config(node.config)),
         (NVML, lambda: _nvml(node)),
         (DCGM, lambda: _dcgm(node)),
         (HOLDINGS, lambda: _holdings(node)),
         (OFFERED, lambda: _offered(node)),
-        (PODS, lambda: _pods(node.config, node_name)),
-        (NODE, lambda: _node(node.config, node_name)),
+        (PODS, lambda: _pods(node, node_name)),
+        (NODE, lambda: _node(node, node_name)),
     )
     for name, read in steps:
         try:
             text = read()
         except SourceError as error:
-            yield f"{name}: not recorded: {error}"
+            yield Written(name, None, f"{name}: not recorded: {error}")
             continue
         if text is not None:
             (folder / name).write_bytes(text)
-            yield f"{name}: {len(text)} bytes"
+            yield Written(name, len(text), f"{name}: {len(text)} bytes")
+
+
+def _config(config: Config) -> bytes:
+    """The settings in force, so that a replay gives the same prices."""
+    if config.dcgm.url is not None:
+        url = urlsplit(config.dcgm.url)
+        public = url._replace(netloc=url.netloc.rpartition("@")[2], query="", fragment="")
+        config = replace(config, dcgm=replace(config.dcgm, url=public.geturl()))
+    return yaml.safe_dump(
+        msgspec.to_builtins(config, builtin_types=(date,)), sort_keys=False
+    ).encode()
+
+
+def _asked(source: Asked[T]) -> T | None:
+    """A source's answer under its deadline. Raises SourceError."""
+    source.ask()
+    outcome = source.answer()
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.value
 
 
 def _nvml(node: LiveNode) -> bytes | None:
-    source = node.sources.nvml
-    if source is None:
+    source, asked = node.sources.nvml, node.sources.asked.nvml
+    if source is None or asked is None:
         return None
-    source.read()
+    _asked(asked)
     time.sleep(_BETWEEN_READS_SECONDS)
+    read = _asked(asked)
+    if read is None:
+        return None
     recording = NvmlRecording(
-        gpus=source.read().gpus,
+        gpus=read.gpus,
         recorded_at=time.time(),
         booted_at=booted_at(),
         driver_version=source.driver_version or "",
+        problems=read.problems,
     )
     return msgspec.json.format(msgspec.json.encode(recording), indent=1)
 
@@ -85,10 +143,10 @@ def _dcgm(node: LiveNode) -> bytes | None:
 
 
 def _holdings(node: LiveNode) -> bytes | None:
-    source = node.sources.kubelet
-    if source is None:
+    source, asked = node.sources.kubelet, node.sources.asked.kubelet
+    if source is None or asked is None:
         return None
-    source.read()
+    _asked(asked)
     return to_json(source.raw()[0]).encode()
 
 
@@ -98,32 +156,37 @@ def _offered(node: LiveNode) -> bytes | None:
     return None if offered is None else to_json(offered).encode()
 
 
-def _pods(config: Config, node_name: str) -> bytes | None:
-    if not config.kubernetes.enabled or not node_name:
+def _pods(node: LiveNode, node_name: str) -> bytes | None:
+    if node.sources.kubernetes is None:
         return None
     query = {"fieldSelector": f"spec.nodeName={node_name}", "resourceVersion": "0"}
-    pods = decode(_fetch(config, "/api/v1/pods", query), PodList)
+    pods = decode(_fetch(node.config, "/api/v1/pods", query), PodList)
     for pod in pods.items or ():
         pod.metadata = _public(pod.metadata)
     return msgspec.json.format(msgspec.json.encode(pods), indent=1)
 
 
-def _node(config: Config, node_name: str) -> bytes | None:
-    if not config.kubernetes.enabled or not node_name:
+def _node(node: LiveNode, node_name: str) -> bytes | None:
+    if node.sources.kubernetes is None:
         return None
-    node = decode(_fetch(config, f"/api/v1/nodes/{node_name}", {}), NodeObject)
-    node.metadata = _public(node.metadata)
-    return msgspec.json.format(msgspec.json.encode(node), indent=1)
+    found = decode(_fetch(node.config, f"/api/v1/nodes/{node_name}", {}), NodeObject)
+    found.metadata = _public(found.metadata)
+    return msgspec.json.format(msgspec.json.encode(found), indent=1)
 
 
 def _fetch(config: Config, path: str, query: dict[str, str]) -> bytes:
     api = KubeApi(config.kubernetes.timeout_seconds)
     try:
         stream = api.get(path, query, config.kubernetes.timeout_seconds)
+        text = bytearray()
         try:
-            return b"".join(stream.chunks())
+            for chunk in stream.chunks():
+                text += chunk
+                if len(text) > MAX_FILE_BYTES:
+                    raise SourceError("too_large", f"{path}: more than {MAX_FILE_BYTES} bytes")
         finally:
             stream.close()
+        return bytes(text)
     finally:
         api.close()
 

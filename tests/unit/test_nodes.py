@@ -64,11 +64,11 @@ class Page:
 
     def __init__(self, text: str, *, openmetrics: bool = False) -> None:
         parse = parse_openmetrics if openmetrics else parse_text
-        self.samples = [sample for family in parse(text) for sample in family.samples]  # type: ignore[no-untyped-call]
+        self.samples = [sample for family in parse(text) for sample in family.samples]
 
     def find(self, selector: str) -> list[float]:
         """The values of all series with the selector's name and labels."""
-        (wanted,) = (s for family in parse_text(f"{selector} 0\n") for s in family.samples)  # type: ignore[no-untyped-call]
+        (wanted,) = (s for family in parse_text(f"{selector} 0\n") for s in family.samples)
         return [
             sample.value
             for sample in self.samples
@@ -98,9 +98,9 @@ def replayed(
     folder: Path, scenario: Scenario, capfdbinary: pytest.CaptureFixture[bytes], *more: str
 ) -> str:
     """What the command prints."""
+    advance = str(scenario.advance)
     status = main(
-        ["once", "--replay", str(folder), "--advance", str(scenario.advance)]
-        + ["--at", scenario.at, *more]
+        ["once", "--replay", str(folder), "--advance", advance, "--at", scenario.at, *more]
     )
     out = capfdbinary.readouterr().out.decode()
     assert status == 0

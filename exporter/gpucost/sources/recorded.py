@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from gpucost.model import GpuReading  # noqa: TC001 - msgspec decodes it
+from gpucost.model import GpuReading, Problem  # noqa: TC001 - msgspec decodes them
 from gpucost.sources.base import ClusterRead, DeviceRead, HoldingsRead, SourceError
 from gpucost.sources.dcgm import parse_dcgm
 from gpucost.sources.kube_objects import PodList, decode, parse_node, parse_pod_list
@@ -66,6 +66,8 @@ class NvmlRecording(Struct, frozen=True, forbid_unknown_fields=True):
     """When the node started, Unix time."""
     driver_version: str = ""
     """As `nvidia-smi` shows it; for the reader only."""
+    problems: tuple[Problem, ...] = ()
+    """What the driver refused or found faulty."""
 
 
 class Frame(Struct, frozen=True):
@@ -234,9 +236,12 @@ class RecordedNode:
 
     def nvml(self) -> DeviceRead:
         """Read nvml.json. Raises SourceError."""
-        return self._once(
-            "nvml", (NVML,), lambda: DeviceRead(gpus=parse_nvml(self.frame.files[NVML]).gpus)
-        )
+
+        def parse() -> DeviceRead:
+            recording = parse_nvml(self.frame.files[NVML])
+            return DeviceRead(gpus=recording.gpus, problems=recording.problems)
+
+        return self._once("nvml", (NVML,), parse)
 
     def dcgm(self) -> DeviceRead:
         """Read dcgm.prom. Raises SourceError."""
