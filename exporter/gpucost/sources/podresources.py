@@ -56,6 +56,7 @@ class PodResourcesSource:
         self._kubelet = 0
         self._version = _VERSIONS[0]
         self._list = b""
+        self._pods: frozenset[bytes] = frozenset()
         self._allocatable: bytes | None = None
         self._allocatable_due = 0.0
         self._problem: Problem | None = None
@@ -69,8 +70,10 @@ class PodResourcesSource:
         and the devices known from before stay.
         """
         deadline = self._channel.deadline()
-        self._list, before = self._call_list(deadline), self._list
-        if self._last is not None and self._list == before and not self._is_due():
+        self._list = self._call_list(deadline)
+        pods, before = _pods_in(self._list), self._pods
+        self._pods = pods
+        if self._last is not None and pods and pods == before and not self._is_due():
             return self._last
         return self._remember(deadline)
 
@@ -153,6 +156,31 @@ class PodResourcesSource:
             return
         self._problem = None
         self._allocatable_due = time.monotonic() + self._allocatable_seconds
+
+
+def _pods_in(answer: bytes) -> frozenset[bytes]:
+    """The pods of a ListPodResourcesResponse, each still encoded; empty if it has anything else.
+
+    The kubelet lists them in random order at every call. Told apart like this (field 1, length
+    delimited: https://protobuf.dev/programming-guides/encoding/), an answer that says nothing
+    new need not be parsed.
+    """
+    pods = []
+    at = 0
+    while at < len(answer):
+        tag, at = answer[at], at + 1
+        size = shift = 0
+        while at < len(answer):
+            byte, at = answer[at], at + 1
+            size |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:  # noqa: PLR2004 - the varint's last byte
+                break
+        if tag != 0x0A or at + size > len(answer):  # noqa: PLR2004 - not field 1
+            return frozenset()
+        pods.append(answer[at : at + size])
+        at += size
+    return frozenset(pods)
 
 
 def parse_holdings(
