@@ -497,6 +497,10 @@ def test_an_age_is_written_in_its_own_unit(seconds: float | None, written: str) 
     assert words.age(seconds).replace("\N{NO-BREAK SPACE}", " ") == written
 
 
+def test_the_first_gpu_hours_are_not_nothing() -> None:
+    assert [words.hours(n) for n in (0, 0.02, 36, 12345.67)] == ["0.0", "0.020", "36.0", "12,345.7"]
+
+
 def test_a_moment_out_of_the_calendar_is_unknown() -> None:
     assert words.moment(NOW) == "2026-11-22 19:56:03 UTC"
     assert words.moment(1e30) == words.moment(float("nan")) == "—"

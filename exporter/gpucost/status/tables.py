@@ -20,7 +20,17 @@ from gpucost.status.pieces import (
     tr,
     unknown,
 )
-from gpucost.status.words import MEANINGS, age, count, duration, gibibytes, moment, money, percent
+from gpucost.status.words import (
+    MEANINGS,
+    age,
+    count,
+    duration,
+    gibibytes,
+    hours,
+    moment,
+    money,
+    percent,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -155,7 +165,7 @@ def ledger(view: View) -> Html:
         td("Paid by"),
         td("GPUs", count(sum(line.gpus for line in view.lines)), kind="number"),
         td("USD/h", dollars(top.spend), kind="number"),
-        td("GPU-hours", f"{sum(line.gpu_hours for line in view.lines):,.1f}", kind="number"),
+        td("GPU-hours", hours(sum(line.gpu_hours for line in view.lines)), kind="number"),
         td("Total USD", dollars(top.since_start), kind="number"),
     )
     body = table(
@@ -180,7 +190,7 @@ def _line(line: StateLine) -> Html:
         td("Paid by", f"the {line.paid_by}"),
         td("GPUs", count(line.gpus), kind="number"),
         td("USD/h", dollars(line.usd_per_hour), kind="number"),
-        td("GPU-hours", f"{line.gpu_hours:,.1f}", kind="number"),
+        td("GPU-hours", hours(line.gpu_hours), kind="number"),
         td("Total USD", dollars(line.usd), kind="number"),
     )
 

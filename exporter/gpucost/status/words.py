@@ -52,6 +52,11 @@ def count(number: float) -> str:
     return str(whole) if abs(number - whole) < 0.005 else f"{number:.2f}"  # noqa: PLR2004 - shown digits
 
 
+def hours(number: float) -> str:
+    """Write GPU-hours; the first ones in more digits, so that they are not nothing."""
+    return f"{number:.3f}" if 0 < number < 1 else f"{number:,.1f}"
+
+
 def gibibytes(size: float | None) -> str:
     """Write a size of memory in GiB."""
     if size is None:
