@@ -60,10 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 1 (no dollars, no readings) or 2 (wrong settings)."""
     given = _parser().parse_args(arguments)
     logging.basicConfig(
-        level=given.log_level,
+        level=logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    # Ours only: what libraries log of themselves holds addresses with their passwords.
+    log.setLevel(given.log_level)
     try:
         status: int = given.run(given)
     except (ConfigError, RecordingError) as error:

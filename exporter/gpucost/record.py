@@ -21,7 +21,7 @@ from gpucost.live import booted_at
 from gpucost.sources.base import SourceError
 from gpucost.sources.dcgm import fetch_page
 from gpucost.sources.kube_api import KubeApi
-from gpucost.sources.kube_objects import NodeObject, PodList, decode
+from gpucost.sources.kube_objects import NodeList, PodList, decode
 from gpucost.sources.podresources import to_json
 from gpucost.sources.recorded import (
     CONFIG,
@@ -169,9 +169,12 @@ def _pods(node: LiveNode, node_name: str) -> bytes | None:
 def _node(node: LiveNode, node_name: str) -> bytes | None:
     if node.sources.kubernetes is None:
         return None
-    found = decode(_fetch(node.config, f"/api/v1/nodes/{node_name}", {}), NodeObject)
-    found.metadata = _public(found.metadata)
-    return msgspec.json.format(msgspec.json.encode(found), indent=1)
+    query = {"fieldSelector": f"metadata.name={node_name}", "resourceVersion": "0"}
+    found = decode(_fetch(node.config, "/api/v1/nodes", query), NodeList).items
+    if not found:
+        raise SourceError("absent", f"the API server has no node {node_name}; see --node-name")
+    found[0].metadata = _public(found[0].metadata)
+    return msgspec.json.format(msgspec.json.encode(found[0]), indent=1)
 
 
 def _fetch(config: Config, path: str, query: dict[str, str]) -> bytes:
