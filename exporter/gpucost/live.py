@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from gpucost.cycle import Terms
 from gpucost.model import Node, Problem
 from gpucost.prices import load_catalogue
-from gpucost.reader import Direct, Reader
+from gpucost.reader import Direct, Paced, Reader
 from gpucost.snapshot import Gatherer, Sources
+from gpucost.sources.base import SourceError
 from gpucost.sources.dcgm import DcgmSource
 from gpucost.sources.kube_api import in_kubernetes
 from gpucost.sources.kubernetes import KubernetesSource
@@ -22,7 +23,17 @@ if TYPE_CHECKING:
     from gpucost.config_file import ConfigFile
     from gpucost.model import Snapshot
     from gpucost.pricing import Catalogue
-    from gpucost.sources.base import DeviceRead
+    from gpucost.reader import Asked
+    from gpucost.sources.base import DeviceRead, HoldingsRead
+
+KUBELET_SETTLE_SECONDS = 15.0
+"""A pod is shown by the API server as soon as it is bound; it holds a device when the kubelet
+has admitted it, and lets go when its last container has ended."""
+
+KUBELET_INTERVAL_SECONDS = 30.0
+
+_GRACE_SECONDS = 1.0
+"""A source's own deadline comes first: it knows better what was late."""
 
 PROC_STAT = Path("/proc/stat")
 
@@ -55,12 +66,35 @@ class OpenSources:
         self.asked = Sources(
             nvml=Reader("nvml", self.nvml.read, config.nvml.timeout_seconds) if self.nvml else None,
             dcgm=Reader("dcgm", self._read_dcgm, config.dcgm.timeout_seconds) if has_dcgm else None,
-            kubelet=Reader("kubelet", self.kubelet.read, config.kubelet.timeout_seconds)
-            if self.kubelet
-            else None,
+            kubelet=self._paced_kubelet(config),
             kubernetes=Direct("kubernetes", self.kubernetes.read) if self.kubernetes else None,
             in_kubernetes=cluster or has_kubelet,
         )
+
+    def _paced_kubelet(self, config: Config) -> Asked[HoldingsRead] | None:
+        """The kubelet, asked when the API server shows that the node's pods changed.
+
+        Holders change only with pods. Without the API server it is asked every cycle.
+        """
+        if self.kubelet is None:
+            return None
+        timeout = config.kubelet.timeout_seconds + _GRACE_SECONDS
+        reader = Reader("kubelet", self.kubelet.read, timeout)
+        if self.kubernetes is None:
+            return reader
+        return Paced(
+            reader,
+            self._shown_pods,
+            settle_seconds=KUBELET_SETTLE_SECONDS,
+            interval_seconds=KUBELET_INTERVAL_SECONDS,
+        )
+
+    def _shown_pods(self) -> object:
+        """The pods as the API server shows them: another object when one changed."""
+        try:
+            return self.kubernetes and self.kubernetes.read().pods
+        except SourceError:
+            return object()
 
     def _read_dcgm(self) -> DeviceRead | None:
         """DCGM's page, wherever it is; None where there is none."""

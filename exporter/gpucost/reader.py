@@ -23,6 +23,8 @@ class Outcome(Struct, Generic[T]):
     value: T | None
     error: SourceError | None
     seconds: float
+    fresh: bool = True
+    """False where an earlier read's answer was given again."""
 
 
 class Reader(Generic[T]):
@@ -102,6 +104,59 @@ class Direct(Generic[T]):
     def close(self) -> bool:
         """Nothing to end."""
         return True
+
+
+class Paced(Generic[T]):
+    """Asks a source only when there may be something new; else it answers as before.
+
+    There may be while `token` gives another object than at the last read, for `settle_seconds`
+    after that, after an error, and every `interval_seconds` anyway.
+    """
+
+    def __init__(
+        self,
+        asked: Asked[T],
+        token: Callable[[], object],
+        *,
+        settle_seconds: float,
+        interval_seconds: float,
+    ) -> None:
+        """Pace `asked`; `token` does no I/O and does not raise."""
+        self.name = asked.name
+        self._asked = asked
+        self._token = token
+        self._settle = settle_seconds
+        self._interval = interval_seconds
+        self._last: Outcome[T] | None = None
+        self._seen: object = None
+        self._changed_at = self._read_at = 0.0
+        self._due = True
+
+    def ask(self) -> None:
+        """Begin a read, if one is due."""
+        now, token = time.monotonic(), self._token()
+        if token is not self._seen:
+            self._seen, self._changed_at = token, now
+        self._due = (
+            self._last is None
+            or self._last.error is not None
+            or now - self._changed_at < self._settle
+            or now - self._read_at >= self._interval
+        )
+        if self._due:
+            self._read_at = now
+            self._asked.ask()
+
+    def answer(self) -> Outcome[T]:
+        """The read's outcome, or the last one's."""
+        if self._due or self._last is None:
+            self._last = self._asked.answer()
+            return self._last
+        return Outcome(self._last.value, self._last.error, self._last.seconds, fresh=False)
+
+    def close(self) -> bool:
+        """Close the source's reader."""
+        return self._asked.close()
 
 
 class Asked(Protocol[T]):

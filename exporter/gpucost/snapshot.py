@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from gpucost.merge import merge_devices
 from gpucost.model import (
+    Device,
     GpuReading,
     Holdings,
     Node,
@@ -75,6 +76,8 @@ class Gatherer:
         self._holdings: Holdings | None = None
         self._holdings_at = 0.0
         self._signals: dict[UnitId, Signal] = {}
+        self._seen_signals: dict[str, tuple[Device, list[Signal | None]]] = {}
+        self._finished: tuple[object, frozenset[tuple[str, str]]] = (None, frozenset())
         self._changes: dict[UnitId, tuple[float, Problem]] = {}
 
     def reconfigure(self, sources: Sources, node: Node, keep_holders_seconds: float) -> None:
@@ -108,7 +111,7 @@ class Gatherer:
             node=self._node if node is None else _completed(node, self._node),
             node_known=node is not None,
             gpus=gpus,
-            holdings=None if holdings is None else _living(holdings, pods),
+            holdings=None if holdings is None else self._living(holdings, pods),
             pods=pods,
             sources=tuple(self._statuses),
             problems=tuple(self._problems),
@@ -124,7 +127,7 @@ class Gatherer:
             self._problems.append(Problem(source.name, error.kind, str(error), error.remedy))
         elif outcome.value is None:
             return None
-        else:
+        elif outcome.fresh:
             self._last_success[source.name] = wall_time
         self._statuses.append(
             SourceStatus(
@@ -171,17 +174,30 @@ class Gatherer:
             return dcgm.holdings
         return None if self.sources.in_kubernetes else _NOBODY
 
+    def _living(self, holdings: Holdings, pods: Mapping[tuple[str, str], Pod] | None) -> Holdings:
+        """Without those of finished pods, which kubelets before 1.34 still list.
+
+        Their devices may be someone else's already (kubernetes/kubernetes issue 119423).
+        """
+        if self._finished[0] is not pods:
+            finished = frozenset(key for key, pod in (pods or {}).items() if pod.finished)
+            self._finished = (pods, finished)
+        finished = self._finished[1]
+        return _keep(holdings, lambda key: key not in finished) if finished else holdings
+
     def _watch_signals(self, gpus: tuple[GpuReading, ...], clock_seconds: float) -> None:
         """Note a unit whose activity now comes from another signal: its dollars may shift."""
         for gpu in gpus:
+            readings = readings_by_unit(gpu)
+            signals = [None if r.activity is None else r.activity.signal for r in readings]
+            if self._seen_signals.get(gpu.device.uuid) == (gpu.device, signals):
+                continue
+            self._seen_signals[gpu.device.uuid] = (gpu.device, signals)
             instances = (None,) if gpu.device.mig is None else gpu.device.mig
-            for instance, reading in zip(instances, readings_by_unit(gpu), strict=True):
-                if reading.activity is None:
-                    continue
-                signal = reading.activity.signal
+            for instance, signal in zip(instances, signals, strict=True):
                 unit = unit_of(gpu.device.uuid, instance)
-                before = self._signals.setdefault(unit, signal)
-                if before is not signal:
+                before = signal and self._signals.setdefault(unit, signal)
+                if signal and before and before is not signal:
                     self._signals[unit] = signal
                     self._changes[unit] = (clock_seconds, _signal_changed(unit, before, signal))
         for unit, (changed_at, problem) in list(self._changes.items()):
@@ -216,17 +232,6 @@ def _unseen(gpu: GpuReading) -> GpuReading:
 def _missing(gpu: GpuReading) -> GpuReading:
     """A known GPU that the driver no longer lists: fallen off the bus, and still billed."""
     return replace(_unseen(gpu), faults=("missing",), seen=True)
-
-
-def _living(holdings: Holdings, pods: Mapping[tuple[str, str], Pod] | None) -> Holdings:
-    """Without those of finished pods, which kubelets before 1.34 still list.
-
-    Their devices may be someone else's already (kubernetes/kubernetes issue 119423).
-    """
-    finished = {key for key, pod in (pods or {}).items() if pod.finished}
-    if not finished:
-        return holdings
-    return _keep(holdings, lambda key: key not in finished)
 
 
 def _still_shown(holdings: Holdings, pods: Mapping[tuple[str, str], Pod] | None) -> Holdings:
