@@ -107,6 +107,17 @@ def test_compute_instances_that_share_a_gpu_instance_have_no_activity_of_their_o
     assert activities[2] is not None
 
 
+def test_an_instance_whose_gpu_instance_is_shared_later_loses_its_activity(
+    world: MakeWorld, nvml: NvmlSource
+) -> None:
+    gpu = h100(mig=("1c.2g.20gb",))
+    machine = world(gpu)
+    assert read_one(nvml).instances[0].activity is not None
+    gpu.partition(("1c.2g.20gb", "1c.2g.20gb"))
+    machine.write()
+    assert [part.activity for part in read_one(nvml).instances] == [None, None]
+
+
 def test_a_partitioned_gpu_without_gpm_has_no_activity_at_all(
     world: MakeWorld, nvml: NvmlSource
 ) -> None:

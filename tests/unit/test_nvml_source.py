@@ -157,6 +157,24 @@ def test_no_new_sample_since_the_last_reading_does_not_change_the_signal(
     assert signals == {Signal.NVML_SAMPLES}
 
 
+def test_a_clock_that_is_set_back_does_not_freeze_the_activity(
+    world: MakeWorld, nvml: NvmlSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = a100()
+    gpu.busy(0.4)
+    machine = world(gpu)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 300)
+    read_one(nvml)  # asks for samples that are later than the driver's clock, and gets none
+    monkeypatch.undo()
+    monkeypatch.setenv("FAKE_NVML_SCENARIO", str(machine.path))
+    gpu.busy(0.9)
+    machine.write()
+    activity = read_one(nvml).reading.activity
+    assert activity is not None
+    assert (activity.ratio, activity.signal) == (0.9, Signal.NVML_SAMPLES)
+
+
 def test_without_samples_the_utilisation_rate_counts(world: MakeWorld, nvml: NvmlSource) -> None:
     gpu = t4()
     gpu.sample_level, gpu.utilization = None, 0.37

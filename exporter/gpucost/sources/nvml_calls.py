@@ -62,26 +62,6 @@ class Unit:
         self.silent: dict[str, Silence] = {}
 
 
-class _Functions(dict[str, "Callable[..., Any]"]):
-    """pynvml's functions by name; one that this pynvml lacks fails as one the driver lacks."""
-
-    def __init__(self, library: Any) -> None:  # noqa: ANN401 - pynvml is untyped
-        super().__init__()
-        self._library = library
-
-    def __missing__(self, name: str) -> Callable[..., Any]:
-        function: Callable[..., Any] | None = getattr(
-            self._library, OTHER_ARGUMENTS.get(name, name), None
-        )
-        if function is None:
-
-            def function(*_args: object) -> None:
-                raise self._library.NVMLError(FUNCTION_NOT_FOUND)
-
-        self[name] = function
-        return function
-
-
 class NvmlCalls:
     """Makes NVML calls and reacts to their errors by `REACTIONS`."""
 
@@ -93,7 +73,7 @@ class NvmlCalls:
         """Whether MIG was enumerated just now for a stale handle: then handles are not at fault."""
         self.version = 0
         """Grows whenever any unit's silences change."""
-        self._functions = _Functions(library)
+        self._functions: dict[str, Callable[..., Any]] = {}
         self._clock = clock
         self._nvml_error = library.NVMLError
         # A mismatch is no NVMLError. A text that is not UTF-8 will not become so.
@@ -106,8 +86,9 @@ class NvmlCalls:
         """
         if name in unit.silent:
             return self._ask_again(unit, name, args)
+        function = self._functions.get(name) or self._find(name)
         try:
-            return self._functions[name](*args)
+            return function(*args)
         except self._failures as error:
             return self._react(unit, name, args, error)
 
@@ -129,6 +110,19 @@ class NvmlCalls:
         unit.silent.clear()
         self.version += 1
 
+    def _find(self, name: str) -> Callable[..., Any]:
+        """The function of that name; one that this pynvml lacks fails as one the driver lacks."""
+        function = self._functions.get(name)
+        if function is None:
+            function = getattr(self.library, OTHER_ARGUMENTS.get(name, name), None)
+            if function is None:
+                function = self._not_found
+            self._functions[name] = function
+        return function
+
+    def _not_found(self, *_args: object) -> None:
+        raise self.library.NVMLError(FUNCTION_NOT_FOUND)
+
     def _ask_again(self, unit: Unit, name: str, args: tuple[Any, ...]) -> Any:  # noqa: ANN401
         """Call a function that failed before, if its time has come."""
         silence = unit.silent[name]
@@ -137,7 +131,7 @@ class NvmlCalls:
         del unit.silent[name]
         self.version += 1
         try:
-            return self._functions[name](*args)
+            return self._find(name)(*args)
         except self._failures as error:
             return self._react(unit, name, args, error, silence.misses)
 
@@ -177,7 +171,7 @@ class NvmlCalls:
     def _again(self, unit: Unit, name: str, args: tuple[Any, ...], misses: int) -> Any:  # noqa: ANN401
         for _ in range(ATTEMPTS):
             try:
-                return self._functions[name](*args)
+                return self._find(name)(*args)
             except self._failures as error:
                 code = self._code(error)
                 if REACTIONS.get(code) is not Reaction.AGAIN:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from gpucost.model import Device, GpuReading, UnitReading
@@ -21,6 +22,7 @@ from gpucost.sources.nvml_calls import Unit, field
 from gpucost.sources.nvml_mig import Partition, whole_slices
 from gpucost.sources.nvml_parse import (
     parse_faults,
+    parse_instances,
     parse_processes,
     parse_rates,
     parse_samples,
@@ -28,7 +30,7 @@ from gpucost.sources.nvml_parse import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from gpucost.model import Activity, Efficiency, MigInstance, Process
     from gpucost.sources.nvml_calls import NvmlCalls
@@ -42,11 +44,13 @@ UNCORRECTED = 1  # nvmlMemoryErrorType_t
 VOLATILE = 0  # nvmlEccCounterType_t: since the driver was loaded
 RECOVERY_ACTION = 230  # NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
 MIG_ENABLED = 1
-NO_INSTANCE = 0xFFFFFFFF
 
 LOOK_BACK_US = 2_000_000
 """How far the first reading looks into the driver's sample buffer, which may hold minutes: at
 least one sample is in, for they come every second to sixth of a second (nvml.h)."""
+
+MAX_LOOK_BACK_US = 600_000_000
+SLACK_US = 1_000_000
 
 SAMPLES = "nvmlDeviceGetSamples"
 TEMPERATURE = (
@@ -60,7 +64,7 @@ class Gpu(Unit):
 
     is_gpu = True
 
-    def __init__(  # noqa: ANN204
+    def __init__(
         self,
         calls: NvmlCalls,
         gpm: Gpm,
@@ -69,7 +73,7 @@ class Gpu(Unit):
         device: Device,
         driver_version: str,
         xids: Mapping[int, int],
-    ):
+    ) -> None:
         super().__init__(handle, f"GPU {device.index} ({device.uuid})")
         self.device = device
         self.fault = ""
@@ -81,6 +85,7 @@ class Gpu(Unit):
         self._gpm = gpm
         self._has_gpm: bool | None = None
         self._window: Window | None = None
+        self._measured: tuple[Instance, ...] | None = None
         self._partition: Partition | None = None
         self._last_sample_us = 0
         self._newest_sample: Any = None
@@ -107,7 +112,7 @@ class Gpu(Unit):
             self._forget_partition()
         if self._has_gpm is None:
             self._has_gpm = self._gpm.supported(self)
-        if self._has_gpm:
+        if self._has_gpm and self._measured is not self.instances:
             self._open_windows()
 
     def _look_at_partition(self) -> None:
@@ -145,22 +150,21 @@ class Gpu(Unit):
         )
 
     def _open_windows(self) -> None:
-        """Take a first sample of every unit that has none."""
-        if self._window is None:
-            self._window = self._gpm.open(self)
-        if self._window is not None and self._window.taken_at is None:
-            self._gpm.sample(self, self, None, self._window)
-        shared = self._shared_gis()
-        for instance in self.instances:
-            if instance.window is None and instance.mig.gi not in shared:
-                instance.window = self._gpm.open(self)
-            if instance.window is not None and instance.window.taken_at is None:
-                self._gpm.sample(instance, self, instance.mig.gi, instance.window)
+        """Take a first sample of every unit that has none.
 
-    def _shared_gis(self) -> set[int]:
-        """GPU instances with several compute instances: GPM reads the whole, which is none's."""
-        counts = Counter(instance.mig.gi for instance in self.instances)
-        return {gi for gi, count in counts.items() if count > 1}
+        Not of GPU instances with several compute instances: GPM reads the whole, which is none's.
+        """
+        if self._window is None and (window := self._gpm.open(self)):
+            self._window = window
+            self._gpm.begin(self, self, None, window)
+        count = Counter(instance.mig.gi for instance in self.instances)
+        self._close_windows(i for i in self.instances if count[i.mig.gi] > 1)
+        for instance in self.instances:
+            gi = instance.mig.gi
+            if instance.window is None and count[gi] == 1 and (window := self._gpm.open(self)):
+                instance.window = window
+                self._gpm.begin(instance, self, gi, window)
+        self._measured = self.instances
 
     def _close_windows(self, instances: Iterable[Instance]) -> None:
         for instance in instances:
@@ -185,16 +189,23 @@ class Gpu(Unit):
         clock = ask(self, "nvmlDeviceGetClockInfo", handle, SM_CLOCK)
         activity, efficiency = self._read_activity()
         temperature = self._calls.first(self, TEMPERATURE)
-        device = self.device
+        processes: tuple[Process, ...] | None = None
+        instances: tuple[UnitReading, ...] = ()
+        if self.instances:
+            by_instance = (
+                None if entries is None else parse_instances(entries, self.device.memory_bytes)
+            )
+            instances = tuple(
+                [self._read_instance(instance, by_instance) for instance in self.instances]
+            )
+            if by_instance is not None:
+                processes = tuple(chain.from_iterable(by_instance.values()))
+        elif entries is not None:
+            processes = parse_processes(entries, self.device.memory_bytes)
         self.last = GpuReading(
-            device,
-            UnitReading(
-                activity,
-                efficiency,
-                memory_used,
-                None if entries is None else parse_processes(entries, device.memory_bytes),
-            ),
-            self._read_instances(entries) if device.mig else (),
+            self.device,
+            UnitReading(activity, efficiency, memory_used, processes),
+            instances,
             None if power is None else power / 1e3,
             None if energy is None else energy / 1e3,
             None if temperature is None else float(temperature),
@@ -232,13 +243,15 @@ class Gpu(Unit):
     def _read_samples(self) -> Activity | None:
         """The samples since the last reading; the newest still stands where none came since."""
         now_us = int(time.time() * 1e6)
-        since = self._last_sample_us or now_us - LOOK_BACK_US
+        since = self._last_sample_us
+        if not -SLACK_US < now_us - since < MAX_LOOK_BACK_US:  # the first, or the clock was set
+            since = now_us - LOOK_BACK_US
         answer = self._calls.ask(self, SAMPLES, self.handle, GPU_UTILIZATION_SAMPLES, since)
         if answer is not None and answer[1]:
             self._newest_sample = answer[1][-1]
             self._last_sample_us = max(since, field(self._newest_sample, "timeStamp"))
             samples = answer[1]
-        elif SAMPLES not in self.silent and now_us - self._last_sample_us < LOOK_BACK_US:
+        elif SAMPLES not in self.silent and abs(now_us - self._last_sample_us) < LOOK_BACK_US:
             samples = [self._newest_sample]
         else:
             return None
@@ -253,39 +266,30 @@ class Gpu(Unit):
                 found = entries if found is None else found + entries
         return found
 
-    def _read_instances(self, entries: Sequence[Any] | None) -> tuple[UnitReading, ...]:
-        """A reading for each instance of `device.mig`.
+    def _read_instance(
+        self,
+        instance: Instance,
+        by_instance: Mapping[tuple[int, int], tuple[Process, ...]] | None,
+    ) -> UnitReading:
+        """What an instance does.
 
         The GPU's own process lists name the instance of each process, but only to those that
-        may see all; else each instance is asked for its own.
+        may see all; else the instance is asked for its own.
         """
-        by_instance: dict[tuple[int, int], list[Any]] = {}
-        for entry in entries or ():
-            key = (entry.gpuInstanceId, entry.computeInstanceId)
-            by_instance.setdefault(key, []).append(entry)
-        ask_each = entries is None or any(gi == NO_INSTANCE for gi, _ in by_instance)
-        readings = []
-        for instance in self.instances:
-            if ask_each:
-                own = self._read_processes(instance)
-            else:
-                own = by_instance.get(instance.identity[1:], [])
-            readings.append(self._read_instance(instance, own))
-        return tuple(readings)
-
-    def _read_instance(self, instance: Instance, entries: list[Any] | None) -> UnitReading:
         activity: Activity | None = None
         efficiency: Efficiency | None = None
-        mig = instance.mig
         if instance.window is not None:
-            activity, efficiency = self._gpm.measure(instance, self, mig.gi, instance.window)
+            gi = instance.mig.gi
+            activity, efficiency = self._gpm.measure(instance, self, gi, instance.window)
         name, args = self._memory[0]
         memory = self._calls.ask(instance, name, instance.handle, *args)
         if memory is None:
             memory = self._calls.first(instance, self._memory[1:])
-        processes: tuple[Process, ...] | None = None
-        if entries is not None:
-            processes = parse_processes(entries, mig.memory_bytes) if entries else ()
+        if by_instance is not None:
+            processes: tuple[Process, ...] | None = by_instance.get(instance.ids, ())
+        else:
+            own = self._read_processes(instance)
+            processes = None if own is None else parse_processes(own, instance.mig.memory_bytes)
         return UnitReading(
             activity, efficiency, None if memory is None else field(memory, "used"), processes
         )

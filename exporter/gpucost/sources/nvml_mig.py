@@ -38,13 +38,14 @@ SLICES_BY_MODEL = (("A30", 4), ("RTX PRO 6000", 4), ("", 7))
 class Instance(Unit):
     """A MIG instance of a GPU while it lives."""
 
-    __slots__ = ("identity", "mig", "window")
+    __slots__ = ("identity", "ids", "mig", "window")
 
     is_mig = True
 
     def __init__(self, handle: Any, identity: tuple[str, int, int]) -> None:  # noqa: ANN401 - untyped
         super().__init__(handle, identity[0])
         self.identity = identity
+        self.ids = identity[1:]
         self.mig = MigInstance(gi=identity[1], ci=identity[2], profile="", compute_slices=0)
         self.window: Window | None = None
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FULL_PERCENT = 100
+NO_INSTANCE = 0xFFFFFFFF
 MAX_PID = 1 << 22
 """Linux's PID_MAX_LIMIT on 64 bits."""
 
@@ -60,7 +61,26 @@ def parse_processes(entries: Iterable[Any], memory_bytes: int | None) -> tuple[P
             continue
         known = found.get(pid)
         found[pid] = used if known is None else known if used is None else max(used, known)
-    return tuple(Process(pid, used) for pid, used in found.items())
+    return tuple([Process(pid, used) for pid, used in found.items()])
+
+
+def parse_instances(
+    entries: Iterable[Any], memory_bytes: int | None
+) -> dict[tuple[int, int], tuple[Process, ...]] | None:
+    """A partitioned GPU's processes, by the ids of their GPU and compute instance.
+
+    None where an entry does not say which: then any instance may have processes unseen.
+    """
+    found: dict[tuple[int, int], list[Any]] = {}
+    for entry in entries:
+        ids = (entry.gpuInstanceId, entry.computeInstanceId)
+        if ids in found:
+            found[ids].append(entry)
+        else:
+            found[ids] = [entry]
+    if any(gi == NO_INSTANCE for gi, _ in found):
+        return None
+    return {ids: parse_processes(own, memory_bytes) for ids, own in found.items()}
 
 
 def parse_driver_version(text: str) -> tuple[int, ...]:
