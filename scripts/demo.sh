@@ -17,6 +17,7 @@ die() { printf 'demo: %s\n' "$*" >&2; exit 1; }
 [ -n "$PROMETHEUS" ] || die 'no prometheus on PATH; make demo fetches it, or install it: apt-get install prometheus'
 
 children=()
+logs=()
 data=$(mktemp -d "${TMPDIR:-/tmp}/gpucost-demo.XXXXXX")
 
 # Every way out stops both programs, waits for them, and removes what Prometheus stored.
@@ -63,22 +64,32 @@ except (OSError, urllib.error.URLError) as error:
 END
 }
 
-# wait_for WHAT PID LOG URL TEXT: until the page at URL holds TEXT.
+# Both programs must go on: a port that answers may be another demo's.
+check_alive() {
+  local index
+  for index in "${!children[@]}"; do
+    kill -0 "${children[index]}" 2>/dev/null || { tail -n 20 "${logs[index]}" >&2; die "a program ended; its log: ${logs[index]}"; }
+  done
+}
+
+# wait_for WHAT URL TEXT: until the page at URL holds TEXT.
 wait_for() {
   local deadline=$((SECONDS + START_SECONDS))
-  until fetch "$4" 2>/dev/null | grep -q -- "$5"; do
-    kill -0 "$2" 2>/dev/null || { tail -n 20 "$3" >&2; die "$1 ended; its log: $3"; }
-    [ "$SECONDS" -lt "$deadline" ] || { tail -n 20 "$3" >&2; die "$1 did not answer within $START_SECONDS s; its log: $3"; }
+  # Not grep -q: it leaves at its first match, and a long page then fails for a broken pipe.
+  until fetch "$2" 2>/dev/null | grep -- "$3" >/dev/null; do
+    check_alive
+    [ "$SECONDS" -lt "$deadline" ] || { tail -n 20 "${logs[@]}" >&2; die "no $1 within $START_SECONDS s; logs: ${logs[*]}"; }
     sleep 0.5
   done
+  check_alive
 }
 
 mkdir -p "$LOGS"
 port=$(free_port "${DEMO_PORT:-10190}")
-"$GPUCOST" demo --listen "127.0.0.1:$port" >"$LOGS/gpucost-$port.log" 2>&1 &
-exporter=$!
-children+=("$exporter")
-wait_for 'the exporter' "$exporter" "$LOGS/gpucost-$port.log" "http://127.0.0.1:$port/metrics" '^gpucost_node_info'
+logs+=("$LOGS/gpucost-$port.log")
+"$GPUCOST" demo --listen "127.0.0.1:$port" >"${logs[0]}" 2>&1 &
+children+=("$!")
+wait_for 'page of the exporter' "http://127.0.0.1:$port/metrics" '^gpucost_node_info'
 
 # As the chart's monitors do it: the target is named after its node and nothing else, and the
 # exporter's own namespace, pod and container labels are the ones that count.
@@ -100,14 +111,13 @@ scrape_configs:
 END
 
 web_port=$(free_port "${DEMO_PROMETHEUS_PORT:-9090}")
+logs+=("$LOGS/prometheus-$web_port.log")
 "$PROMETHEUS" --config.file="$data/prometheus.yml" --storage.tsdb.path="$data/tsdb" \
-  --web.listen-address="127.0.0.1:$web_port" --log.level=warn >"$LOGS/prometheus-$web_port.log" 2>&1 &
-prometheus=$!
-children+=("$prometheus")
+  --web.listen-address="127.0.0.1:$web_port" --log.level=warn >"${logs[1]}" 2>&1 &
+children+=("$!")
 web=http://127.0.0.1:$web_port
 echo 'demo: waiting for the first dollars in Prometheus'
-wait_for Prometheus "$prometheus" "$LOGS/prometheus-$web_port.log" \
-  "$web/api/v1/query?query=sum(gpucost_pod_cost_usd_total)%3E0" '"value":'
+wait_for 'dollars in Prometheus' "$web/api/v1/query?query=sum(gpucost_pod_cost_usd_total)%3E0" '"value":'
 
 ending='Ctrl-C ends it.'
 [ -z "${DEMO_SECONDS:-}" ] || ending="Ends by itself in $DEMO_SECONDS s."
@@ -134,7 +144,6 @@ END
 
 end=$((SECONDS + ${DEMO_SECONDS:-2000000000}))
 while [ "$SECONDS" -lt "$end" ]; do
-  kill -0 "$exporter" 2>/dev/null || { tail -n 20 "$LOGS/gpucost-$port.log" >&2; die 'the exporter ended'; }
-  kill -0 "$prometheus" 2>/dev/null || { tail -n 20 "$LOGS/prometheus-$web_port.log" >&2; die 'Prometheus ended'; }
+  check_alive
   sleep 0.5
 done

@@ -31,14 +31,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Literal
 
-_REPLICA = re.compile(r"^(?P<base>.+?)(?:::\d+|/vgpu\d+)$")
+_REPLICA = re.compile(r"(?P<base>.+?)(?:::[0-9]+|/vgpu[0-9]+)", re.DOTALL)
 """`<uuid>::<n>`: NVIDIA's device plugin (time-slicing, MPS; internal/rm/devices.go,
 NewAnnotatedID). `nvidia<m>/vgpu<v>`: GKE's (pkg/gpu/nvidia/gpusharing)."""
 
-_GKE = re.compile(r"^nvidia(?P<minor>\d+)(?:/gi(?P<gi>\d+))?$")
+_GKE = re.compile(r"nvidia(?P<minor>[0-9]{1,9})(?:/gi(?P<gi>[0-9]{1,9}))?")
 """GKE's device plugin names a GPU by its minor number, not by its index."""
 
-_MIG_PATH = re.compile(r"^MIG-(?P<gpu>GPU-[^/]+)/(?P<gi>\d+)/(?P<ci>\d+)$", re.IGNORECASE)
+_MIG_PATH = re.compile(
+    r"MIG-(?P<gpu>GPU-[^/]+)/(?P<gi>[0-9]{1,9})/(?P<ci>[0-9]{1,9})", re.IGNORECASE
+)
 """The form of MIG ids before driver R470, and what the DCGM source writes."""
 
 
@@ -59,16 +61,16 @@ class DeviceIndex:
     def resolve(self, device_id: str) -> UnitId | None:
         """The unit that a device id names, replicas taken off; None if it names none here."""
         base = device_id
-        if replica := _REPLICA.match(device_id):
+        if replica := _REPLICA.fullmatch(device_id):
             base = replica["base"]
         if unit := self._mig.get(base.casefold()):
             return unit
         if device := self._gpus.get(base.casefold()):
             return _unit_in(device, None, None)
-        if path := _MIG_PATH.match(base):
+        if path := _MIG_PATH.fullmatch(base):
             device = self._gpus.get(path["gpu"].casefold())
             return _unit_in(device, int(path["gi"]), int(path["ci"]))
-        if gke := _GKE.match(base):
+        if gke := _GKE.fullmatch(base):
             device = self._minors.get(int(gke["minor"]))
             return _unit_in(device, None if gke["gi"] is None else int(gke["gi"]), None)
         return None
@@ -88,7 +90,7 @@ def _unit_in(device: Device | None, gi: int | None, ci: int | None) -> UnitId | 
 
 def is_replica(device_id: str) -> bool:
     """Whether an id names one of several replicas of a device."""
-    return _REPLICA.match(device_id) is not None
+    return _REPLICA.fullmatch(device_id) is not None
 
 
 def attribute(

@@ -19,10 +19,10 @@ class ConfigFile:
     def __init__(self, path: Path | None) -> None:
         """Read the file; without one everything has its default. Raises ConfigError."""
         self.path = path
+        self._stamp = self._look()  # before it is read: what changes meanwhile is read again
         self.config = Config() if path is None else load(path)
         self.read_at = time.time()
         self.problem: Problem | None = None
-        self._stamp = self._look()
 
     def poll(self) -> bool:
         """Read the file again if it changed; whether another configuration is now in force.

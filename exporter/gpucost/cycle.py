@@ -22,6 +22,7 @@ from gpucost.model import (
     GpuReading,
     Ledger,
     Method,
+    Priced,
     Rate,
     Report,
     Seat,
@@ -31,14 +32,13 @@ from gpucost.model import (
     Usage,
     unit_of,
 )
-from gpucost.months import by_month, month_of, oldest_kept
+from gpucost.months import by_month, month_of
 from gpucost.pricing import Catalogue, price_gpus
 from gpucost.tenure import Patience, observe
 from gpucost.waste import Thresholds, usages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from zoneinfo import ZoneInfo
 
     from gpucost.config import Config
     from gpucost.model import Price
@@ -72,7 +72,8 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
     """
     config = terms.config
     ledger = Ledger(started_at=snapshot.wall_time) if before is None else before.ledger
-    pricing = price_gpus(snapshot.gpus, snapshot.node, config.prices, terms.catalogue)
+    priced = _priced(before, snapshot, terms)
+    pricing = priced.pricing
     prices = pricing.by_gpu
     # Devices that no source could read yet are not known to be missing.
     if pricing.missing and pricing.missing_price and snapshot.gpus:
@@ -96,22 +97,17 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         clock_seconds=ledger.clock_seconds,
         patience=patience,
     )
-    ledger = opened(
-        ledger,
-        snapshot,
-        tenures,
-        shown_at=shown_at,
-        patience=patience,
-        oldest_month=oldest_kept(snapshot.wall_time, config.zone),
-    )
+    ledger = opened(ledger, snapshot, tenures, shown_at=shown_at, patience=patience)
     thresholds = Thresholds(
         idle_ratio=config.idle_threshold_ratio,
         starting_max_seconds=config.starting_max_seconds,
         unhealthy_paid_by=config.unhealthy_paid_by,
     )
     now = usages(snapshot, shares, ledger.tenures, prices, thresholds, ledger.clock_seconds)
-    if booted := _provisioning_seconds(before, snapshot, terms):
-        ledger = _provisioned(ledger, snapshot, prices, booted, config.zone, shown_at)
+    if booted := _provisioning_seconds(before, snapshot, seconds, terms):
+        until = snapshot.wall_time - seconds
+        stretches = by_month(until, booted, config.zone)
+        ledger = _provisioned(ledger, snapshot, prices, stretches, shown_at)
     watts = mean_watts(() if before is None else before.snapshot.gpus, snapshot.gpus, seconds)
     for month, part in by_month(snapshot.wall_time, seconds, config.zone):
         ledger = accrue(ledger, now, prices, watts, seconds=part, month=month, shown_at=shown_at)
@@ -121,6 +117,7 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         prices=prices,
         ledger=ledger,
         problems=(*snapshot.problems, *attributed.problems, *pricing.problems),
+        priced=priced,
         attributed=attributed,
         month=month_of(snapshot.wall_time, config.zone),
         price_dates=pricing.dates,
@@ -132,6 +129,18 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         else (State.UNHEALTHY, *HOLDER_STATES),
         simulated=terms.simulated,
     )
+
+
+def _priced(before: Report | None, snapshot: Snapshot, terms: Terms) -> Priced:
+    """The prices; those of the last cycle while nothing they are made of has changed."""
+    devices = tuple(gpu.device for gpu in snapshot.gpus)
+    last = None if before is None else before.priced
+    made_of = (devices, snapshot.node, terms.config.prices, terms.catalogue)
+    if last is not None and last.made_of == made_of and not last.metered:
+        return last
+    pricing = price_gpus(snapshot.gpus, snapshot.node, terms.config.prices, terms.catalogue)
+    metered = any(price.source == "on_premises" for price in pricing.by_gpu.values())
+    return Priced(made_of, metered, pricing)
 
 
 def _attributed(
@@ -150,21 +159,25 @@ def _attributed(
     return Attributed(devices, snapshot.holdings, mig_split, shares, problems)
 
 
-def _provisioning_seconds(before: Report | None, snapshot: Snapshot, terms: Terms) -> float:
-    """The time from a young node's boot to its first reading; 0 if there is none to charge."""
-    first = bool(snapshot.gpus) and (before is None or not before.snapshot.gpus)
+def _provisioning_seconds(
+    before: Report | None, snapshot: Snapshot, seconds: float, terms: Terms
+) -> float:
+    """The time from a young node's boot to its first reading; 0 if there is none to charge.
+
+    Without the `seconds` that the reading itself speaks of.
+    """
+    first = bool(snapshot.gpus) and (before is None or not before.ledger.gpus)
     if not first or terms.booted_at is None:
         return 0.0
     age = snapshot.wall_time - terms.booted_at
-    return age if 0 < age < YOUNG_NODE_SECONDS else 0.0
+    return max(0.0, age - seconds) if 0 < age < YOUNG_NODE_SECONDS else 0.0
 
 
 def _provisioned(
     ledger: Ledger,
     snapshot: Snapshot,
     prices: Mapping[str, Price],
-    seconds: float,
-    zone: ZoneInfo,
+    stretches: Sequence[tuple[str, float]],
     shown_at: float,
 ) -> Ledger:
     """The ledger with the node's first stretch charged: paid for, and not yet usable.
@@ -199,7 +212,7 @@ def _provisioned(
         for usd in (prices[gpu.device.uuid].usd_per_hour,)
     )
     clock = ledger.clock_seconds
-    for month, part in by_month(snapshot.wall_time, seconds, zone):
+    for month, part in stretches:
         ledger = accrue(ledger, whole, prices, {}, seconds=part, month=month, shown_at=shown_at)
         ledger = replace(ledger, clock_seconds=clock)
     return ledger

@@ -33,7 +33,7 @@ from gpucost.model import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from gpucost.model import Payer, Seat, Usage
+    from gpucost.model import Payer, Seat, Usage, Worker
 
 
 class _Page:
@@ -109,12 +109,11 @@ def _node(page: _Page, report: Report) -> None:
 
 def _gpus(page: _Page, report: Report, now: float | None) -> None:
     accounts = report.ledger.gpus
+    numbers = _numbers(report)
     for gpu in report.snapshot.gpus:
         device, price = gpu.device, report.prices[gpu.device.uuid]
         labels = accounts[device.uuid].labels or GpuLabels(
-            gpu="" if device.index is None else str(device.index),
-            gpu_model=device.model,
-            capacity_type=price.capacity_type,
+            gpu=numbers[device.uuid], gpu_model=device.model, capacity_type=price.capacity_type
         )
         name = (labels.gpu, device.uuid)
         info = (*name, labels.gpu_model, labels.capacity_type, price.source, price.split)
@@ -135,10 +134,23 @@ def _gpus(page: _Page, report: Report, now: float | None) -> None:
             shown = _shown(value, account.account.shown_at, now)
             page.add("gpucost_gpu_seconds_total", shown, *by, state)
     for (uuid, xid), count in report.ledger.xids.items():
-        known = accounts.get(uuid)
-        gpu_label = known.labels.gpu if known and known.labels else ""
         shown = _shown(count.count, count.shown_at, now)
-        page.add("gpucost_gpu_xid_events_total", shown, gpu_label, uuid, str(xid))
+        page.add("gpucost_gpu_xid_events_total", shown, numbers[uuid], uuid, str(xid))
+
+
+def _numbers(report: Report) -> dict[str, str]:
+    """The `gpu` label of every GPU: that of its counters, for joins; before it has any, its index.
+
+    The driver may number GPUs anew when one falls off the bus.
+    """
+    numbers = {
+        gpu.device.uuid: "" if gpu.device.index is None else str(gpu.device.index)
+        for gpu in report.snapshot.gpus
+    }
+    for uuid, account in report.ledger.gpus.items():
+        if account.labels is not None:
+            numbers[uuid] = account.labels.gpu
+    return numbers
 
 
 def _states(
@@ -151,7 +163,8 @@ def _states(
 ) -> None:
     """An account's dollars, all its states together; nothing while it never had a price."""
     if account.usd is not None:
-        for state in states:
+        # A state that settings no longer charge (`unhealthy`) keeps what it was charged.
+        for state in dict.fromkeys((*states, *account.usd)):
             value = _shown(account.usd.get(state, 0.0), account.priced_at, now)
             page.add(family, value, *labels, state)
 
@@ -178,18 +191,17 @@ def _gpu_readings(page: _Page, gpu: GpuReading, name: tuple[str, str]) -> None:
 
 def _shares(page: _Page, report: Report) -> None:
     """One series a part; parts of one GPU that nobody holds are told apart by their method."""
-    indices = {gpu.device.uuid: gpu.device.index for gpu in report.snapshot.gpus}
+    numbers = _numbers(report)
     ratios: dict[tuple[str, ...], float] = {}
     for usage in report.usages:
         share = usage.share
         holder = share.holder or NODE
-        index = indices[share.gpu_uuid]
         mig_uuid = "" if share.instance is None else share.instance.uuid or share.unit
         key: tuple[str, ...] = (
             holder.namespace,
             holder.pod,
             holder.container,
-            "" if index is None else str(index),
+            numbers[share.gpu_uuid],
             share.gpu_uuid,
             mig_uuid,
             share.method,
@@ -213,23 +225,20 @@ def _payer(payer: Payer) -> tuple[str, ...]:
     )
 
 
-def _worker(payer: Payer) -> tuple[str, ...]:
-    holder = payer.holder
-    return (holder.namespace, holder.pod, holder.container, payer.workload, payer.gpu_model)
+def _worker(it: Payer | Worker) -> tuple[str, ...]:
+    holder = it.holder
+    return (holder.namespace, holder.pod, holder.container, it.workload, it.gpu_model)
 
 
 def _pods(page: _Page, report: Report, now: float | None) -> None:
-    joules: dict[tuple[str, ...], float] = {}
     for payer, held in report.ledger.pods.items():
         labels, account = _payer(payer), held.account
         _states(page, "gpucost_pod_cost_usd_total", account, report.holder_states, labels, now)
         seconds = _shown(sum(account.seconds.values()), account.shown_at, now)
         page.add("gpucost_pod_gpu_seconds_total", seconds, *labels)
-        # Two payers of one name (its team changed between two pods) share the worker's labels.
-        key = _worker(payer)
-        joules[key] = joules.get(key, 0.0) + _shown(held.energy_joules, account.shown_at, now)
-    for key, energy in joules.items():
-        page.add("gpucost_pod_energy_joules_total", energy, *key)
+    for worker, energy in report.ledger.energy.items():
+        joules = _shown(energy.joules, energy.shown_at, now)
+        page.add("gpucost_pod_energy_joules_total", joules, *_worker(worker))
     for seat, usages in _by_seat(report.usages).items():
         tenure = report.ledger.tenures.get(seat)
         if tenure is not None and tenure.payer is not None:

@@ -16,6 +16,7 @@ from gpucost.model import (
     HOUR_SECONDS,
     NODE,
     Account,
+    Energy,
     GpuAccount,
     GpuLabels,
     GpuReading,
@@ -29,9 +30,11 @@ from gpucost.model import (
     State,
     Tenure,
     Usage,
+    Worker,
     Workload,
     XidCount,
 )
+from gpucost.months import KEEP_SECONDS
 from gpucost.tenure import UNKNOWN, Patience
 
 if TYPE_CHECKING:
@@ -90,56 +93,77 @@ def opened(
     *,
     shown_at: float,
     patience: Patience,
-    oldest_month: str,
 ) -> Ledger:
     """The ledger with this cycle's tenures: new accounts opened at 0, ended ones settled.
 
     Called before the time is charged, so that a new series starts at 0. `shown_at` is the
-    ledger's clock at the end of the cycle, when all this is first shown. Months before
-    `oldest_month` (like 2026-11) are let go.
+    ledger's clock at the end of the cycle, when all this is first shown.
     """
     clock = ledger.clock_seconds
-    pods = dict(ledger.pods)
-    months = {key: account for key, account in ledger.months.items() if key.month >= oldest_month}
+    charged_at = {m: at for m, at in ledger.charged_at.items() if clock - at < KEEP_SECONDS}
+    months = {key: account for key, account in ledger.months.items() if key.month in charged_at}
+    pods, energy = dict(ledger.pods), dict(ledger.energy)
     kept: dict[Seat, Tenure] = {}
     for seat, tenure in tenures.items():
         kept[seat] = tenure
         payer = tenure.payer
         if payer is None:
             continue
-        for month, waiting in tenure.pending.items():
-            key = workload_of(payer, month)
-            months[key] = merged(months.get(key, EMPTY), waiting, shown_at)
-        if seat.holder == NODE:
-            if tenure.pending:
-                kept[seat] = replace(tenure, pending={})
-            continue
-        held = pods.get(payer)
-        if held is None:
-            if tenure.gone_at is not None and not tenure.pending:
-                continue  # its counters have ended before it is forgotten
-            held = PodAccount(account=_stamped(EMPTY, shown_at), seen_at=shown_at)
-        account, joules = held.account, held.energy_joules
-        if tenure.pending or tenure.pending_joules:
-            for waiting in tenure.pending.values():
-                account = merged(account, waiting, shown_at)
-            joules += tenure.pending_joules
+        if seat.holder != NODE and (held := _held(pods.get(payer), tenure, shown_at)) is not None:
+            pods[payer] = held
+        if tenure.pending:
+            for month, waiting in tenure.pending.items():
+                key = workload_of(payer, month)
+                months[key] = merged(months.get(key, EMPTY), waiting, shown_at)
+            _add_energy(energy, worker_of(payer), tenure.pending_joules, shown_at)
             kept[seat] = replace(tenure, pending={}, pending_joules=0.0)
-        seen_at = shown_at if tenure.gone_at is None else held.seen_at
-        pods[payer] = PodAccount(account=account, seen_at=seen_at, energy_joules=joules)
     ended = [p for p, held in pods.items() if clock - held.seen_at >= patience.linger_seconds]
     settled = [ledger.settled_usd]
     for payer in ended:
         settled += _dollars(pods.pop(payer).account)
+    if ended:
+        workers = {worker_of(payer) for payer in pods}
+        energy = {worker: it for worker, it in energy.items() if worker in workers}
+    gpus = _gpus_opened(ledger, snapshot, patience, shown_at)
     return replace(
         ledger,
         settled_usd=fsum(settled),
-        gpus=_gpus_opened(ledger, snapshot, patience, shown_at),
+        gpus=gpus,
         tenures=kept,
         pods=pods,
+        energy=energy,
         months=months,
-        xids=_xids(ledger, snapshot.gpus, shown_at),
+        charged_at=charged_at,
+        xids=_xids(ledger.xids, gpus, snapshot.gpus, shown_at),
     )
+
+
+def _held(held: PodAccount | None, tenure: Tenure, shown_at: float) -> PodAccount | None:
+    """A pod's account in this cycle, with what waited for its labels.
+
+    None where its counters have ended before the tenure is forgotten: they must not come back.
+    """
+    if held is None:
+        if tenure.gone_at is not None and not tenure.pending:
+            return None
+        held = PodAccount(account=_stamped(EMPTY, shown_at), seen_at=shown_at)
+    account = held.account
+    for waiting in tenure.pending.values():
+        account = merged(account, waiting, shown_at)
+    return PodAccount(account, shown_at if tenure.gone_at is None else held.seen_at)
+
+
+def _add_energy(
+    energy: dict[Worker, Energy], worker: Worker, joules: float, shown_at: float
+) -> None:
+    """Add to a worker's energy, shown from now on if it is the first that is known."""
+    if joules > 0:
+        before = energy.get(worker)
+        energy[worker] = (
+            Energy(joules, shown_at)
+            if before is None
+            else Energy(before.joules + joules, before.shown_at)
+        )
 
 
 def _gpus_opened(
@@ -169,12 +193,18 @@ def _gpus_opened(
 
 
 def _xids(
-    ledger: Ledger, gpus: Sequence[GpuReading], shown_at: float
+    before_now: Mapping[tuple[str, int], XidCount],
+    accounts: Mapping[str, GpuAccount],
+    gpus: Sequence[GpuReading],
+    shown_at: float,
 ) -> Mapping[tuple[str, int], XidCount]:
+    """The XID counts of the GPUs whose labels are known."""
     if not any(gpu.xid_events for gpu in gpus):
-        return ledger.xids
-    counts = dict(ledger.xids)
+        return before_now
+    counts = dict(before_now)
     for gpu in gpus:
+        if accounts[gpu.device.uuid].labels is None:
+            continue
         for xid, count in gpu.xid_events.items():
             before = counts.get((gpu.device.uuid, xid))
             first = shown_at if before is None else before.shown_at
@@ -201,15 +231,7 @@ def accrue(
     if seconds <= 0:
         return ledger
     clock = ledger.clock_seconds
-    by_gpu: dict[str, list[Rate]] = {}
-    by_seat: dict[Seat, list[Rate]] = {}
-    for usage in usages:
-        by_gpu.setdefault(usage.share.gpu_uuid, []).extend(usage.rates)
-        seat = usage.share.seat
-        for rate in usage.rates:
-            payer = seat if rate.holder is not None else Seat(NODE, seat.gpu_model)
-            by_seat.setdefault(payer, []).append(rate)
-
+    by_gpu, by_seat = _flows(usages)
     gpus = dict(ledger.gpus)
     for uuid, rates in by_gpu.items():
         gpu = gpus[uuid]
@@ -219,9 +241,11 @@ def accrue(
 
     node, tenures = ledger.node, dict(ledger.tenures)
     pods, months = dict(ledger.pods), dict(ledger.months)
+    energy = dict(ledger.energy)
+    by_workload: dict[Workload, list[Rate]] = {}
     joules = _joules(usages, watts, seconds)
     for seat, rates in by_seat.items():
-        tenure, energy = tenures[seat], joules.get(seat, 0.0)
+        tenure, spent = tenures[seat], joules.get(seat, 0.0)
         if seat.holder == NODE:
             node = credited(node, rates, seconds, shown_at)
         if tenure.payer is None:
@@ -229,15 +253,18 @@ def accrue(
             tenures[seat] = replace(
                 tenure,
                 pending={**tenure.pending, month: waiting},
-                pending_joules=tenure.pending_joules + energy,
+                pending_joules=tenure.pending_joules + spent,
             )
             continue
-        key = workload_of(tenure.payer, month)
-        months[key] = credited(months.get(key, EMPTY), rates, seconds, shown_at)
+        by_workload.setdefault(workload_of(tenure.payer, month), []).extend(rates)
         if seat.holder != NODE:
             held = pods[tenure.payer]
             account = credited(held.account, rates, seconds, shown_at)
-            pods[tenure.payer] = PodAccount(account, held.seen_at, held.energy_joules + energy)
+            pods[tenure.payer] = PodAccount(account, held.seen_at)
+            if spent > 0:
+                _add_energy(energy, worker_of(tenure.payer), spent, shown_at)
+    for key, rates in by_workload.items():
+        months[key] = credited(months.get(key, EMPTY), rates, seconds, shown_at)
     return replace(
         ledger,
         clock_seconds=clock + seconds,
@@ -246,8 +273,23 @@ def accrue(
         node=node,
         tenures=tenures,
         pods=pods,
+        energy=energy,
         months=months,
+        charged_at={**ledger.charged_at, month: clock + seconds},
     )
+
+
+def _flows(usages: Sequence[Usage]) -> tuple[dict[str, list[Rate]], dict[Seat, list[Rate]]]:
+    """The rates by GPU, and by who pays them."""
+    by_gpu: dict[str, list[Rate]] = {}
+    by_seat: dict[Seat, list[Rate]] = {}
+    for usage in usages:
+        by_gpu.setdefault(usage.share.gpu_uuid, []).extend(usage.rates)
+        seat = usage.share.seat
+        for rate in usage.rates:
+            payer = seat if rate.holder is not None else Seat(NODE, seat.gpu_model)
+            by_seat.setdefault(payer, []).append(rate)
+    return by_gpu, by_seat
 
 
 def _joules(
@@ -283,6 +325,11 @@ def workload_of(payer: Payer, month: str) -> Workload:
         gpu_model=payer.gpu_model,
         capacity_type=payer.capacity_type,
     )
+
+
+def worker_of(payer: Payer) -> Worker:
+    """Whose energy a payer's share used."""
+    return Worker(payer.holder, payer.workload, payer.gpu_model)
 
 
 def imbalance_usd(ledger: Ledger) -> float:

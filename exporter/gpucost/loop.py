@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("gpucost")
 
 _ALIVE_SECONDS = 60.0
-"""Cycles may take a while (a hung driver is waited for); past this the loop counts as dead."""
+"""Cycles may take a while (a hung driver is waited for); when one is so long overdue, the loop
+counts as dead."""
 
 RESTART_CURES = frozenset({"driver_mismatch", "access_lost"})
 """Kinds of NVML problem that only a new process cures: a driver that was upgraded under the
@@ -58,6 +59,7 @@ class Loop:
         self._publish = publish
         self._report: Report | None = None
         self._at = time.monotonic()
+        self._cycle_seconds = 0.0
         self._problems: dict[tuple[str, str], Problem] = {}
         self._hopeless_since: float | None = None
 
@@ -66,7 +68,7 @@ class Loop:
         now = time.monotonic()
         if self._hopeless_since is not None and now - self._hopeless_since > _RESTART_AFTER_SECONDS:
             return False
-        return now - self._at < _ALIVE_SECONDS
+        return now - self._at < self._cycle_seconds + _ALIVE_SECONDS
 
     def step(self) -> Report:
         """One cycle, charged with the time since the last one."""
@@ -92,7 +94,8 @@ class Loop:
         due = time.monotonic()
         while not stop.is_set():
             self.step()
-            due = max(due + cycle_seconds(), time.monotonic())
+            self._cycle_seconds = cycle_seconds()
+            due = max(due + self._cycle_seconds, time.monotonic())
             stop.wait(due - time.monotonic())
 
     def _tell(self, problems: Iterable[Problem]) -> None:

@@ -381,6 +381,34 @@ class Price(Struct, frozen=True):
     estimated: bool = False
 
 
+class Pricing(Struct, frozen=True):
+    """The price of every GPU of the node, by UUID.
+
+    `gpu_count` is how many GPUs the node should show, None where nothing says; `missing` of
+    them are not among the readings, and cost `missing_price` each (a caller who could not read
+    the devices must not take them for missing). `dates` is the Unix time at which prices were
+    right, by price source.
+    """
+
+    by_gpu: Mapping[str, Price]
+    problems: tuple[Problem, ...] = ()
+    gpu_count: int | None = None
+    missing: int = 0
+    missing_price: Price | None = None
+    dates: Mapping[str, float] = {}
+
+
+class Priced(Struct, frozen=True):
+    """Prices, and what they were made of: while that is the same, so are they.
+
+    Unless they are `metered`: a GPU on premises costs what it draws.
+    """
+
+    made_of: tuple[object, ...]
+    metered: bool
+    pricing: Pricing
+
+
 class Rate(Struct, frozen=True):
     """What flows into one account each second: GPU-seconds and, where priced, dollars."""
 
@@ -429,7 +457,6 @@ class PodAccount(Struct, frozen=True):
 
     account: Account
     seen_at: float
-    energy_joules: float = 0.0
 
 
 class Payer(Struct, frozen=True, order=True, cache_hash=True):
@@ -479,6 +506,21 @@ class Tenure(Struct, frozen=True):
     gone_at: float | None = None
 
 
+class Worker(Struct, frozen=True, order=True, cache_hash=True):
+    """The labels of a pod's energy: all its payers' together, whatever team they name."""
+
+    holder: Holder
+    workload: str
+    gpu_model: str
+
+
+class Energy(Struct, frozen=True):
+    """The energy of what a worker held, since its power was first known and shown."""
+
+    joules: float
+    shown_at: float
+
+
 class XidCount(Struct, frozen=True):
     """XID events of one GPU and code, and the ledger's clock when they were first shown."""
 
@@ -502,7 +544,10 @@ class Ledger(Struct, frozen=True):
     node: Account = Account(seconds={})
     tenures: Mapping[Seat, Tenure] = {}
     pods: Mapping[Payer, PodAccount] = {}
+    energy: Mapping[Worker, Energy] = {}
     months: Mapping[Workload, Account] = {}
+    charged_at: Mapping[str, float] = {}
+    """The ledger's clock when each month was last charged."""
     xids: Mapping[tuple[str, int], XidCount] = {}
 
 
@@ -532,6 +577,7 @@ class Report(Struct, frozen=True):
     problems: tuple[Problem, ...]
     month: str
     attributed: Attributed | None = None
+    priced: Priced | None = None
     price_dates: Mapping[str, float] = {}
     config_in_force: bool = True
     config_read_at: float | None = None

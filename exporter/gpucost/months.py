@@ -9,17 +9,13 @@ if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
 KEEP_SECONDS = 2 * 86_400.0
-"""How long a month's counters stay after its end: a scrape gap must not lose its last dollars."""
+"""How long a month's counters stay after it was last charged, by the ledger's clock: a scrape gap
+must not lose its last dollars, nor a wall clock that is set forward and back the whole month."""
 
 
 def month_of(unix_seconds: float, zone: ZoneInfo) -> str:
     """The month, like 2026-11, of a moment."""
     return datetime.fromtimestamp(unix_seconds, zone).strftime("%Y-%m")
-
-
-def oldest_kept(unix_seconds: float, zone: ZoneInfo) -> str:
-    """The oldest month whose counters are still shown."""
-    return month_of(unix_seconds - KEEP_SECONDS, zone)
 
 
 def by_month(until: float, seconds: float, zone: ZoneInfo) -> list[tuple[str, float]]:

@@ -68,10 +68,24 @@ def observe(
     for seat, tenure in tenures.items():
         if seat not in after:
             gone_at = clock_seconds if tenure.gone_at is None else tenure.gone_at
-            if clock_seconds - gone_at < patience.linger_seconds:
-                gone = replace(tenure, gone_at=gone_at)
-                after[seat] = _labelled(seat, gone, None, snapshot, clock_seconds, patience)
+            gone = _labelled(
+                seat,
+                tenure if tenure.gone_at is not None else replace(tenure, gone_at=gone_at),
+                _same_pod(snapshot, seat, tenure),
+                snapshot,
+                clock_seconds,
+                patience,
+            )
+            # What waits for labels is charged before it is forgotten, however long a cycle was.
+            if clock_seconds - gone_at < patience.linger_seconds or gone.pending:
+                after[seat] = gone
     return after
+
+
+def _same_pod(snapshot: Snapshot, seat: Seat, tenure: Tenure) -> Pod | None:
+    """The pod that held and holds no more, if the API still shows that very one."""
+    pod = (snapshot.pods or {}).get((seat.holder.namespace, seat.holder.pod))
+    return pod if pod is not None and tenure.uid in ("", pod.uid) else None
 
 
 def _seats(

@@ -112,13 +112,14 @@ def usages(
     """
     gpus = {gpu.device.uuid: gpu for gpu in snapshot.gpus}
     pods = snapshot.pods or {}
+    assumed = snapshot.holdings is not None and snapshot.holdings.assumed
     found = []
     for share in shares:
         gpu = gpus[share.gpu_uuid]
         reading = reading_of(gpu, share)
         parts: tuple[tuple[State, float], ...]
         if share.holder is None:
-            parts = ((_free_state(gpu, share, reading, thresholds), 1.0),)
+            parts = ((_free_state(gpu, share, reading, thresholds, assumed=assumed), 1.0),)
         else:
             pod = pods.get((share.holder.namespace, share.holder.pod))
             activity = reading.activity if share.measured else None
@@ -161,7 +162,7 @@ def _payer(share: Share, state: State, thresholds: Thresholds) -> Holder | None:
 
 
 def _free_state(
-    gpu: GpuReading, share: Share, reading: UnitReading, thresholds: Thresholds
+    gpu: GpuReading, share: Share, reading: UnitReading, thresholds: Thresholds, *, assumed: bool
 ) -> State:
     """The state of a part that nobody holds."""
     if gpu.faults:
@@ -170,8 +171,9 @@ def _free_state(
         return share.state or State.UNATTRIBUTED
     if is_busy(reading.activity, thresholds.idle_ratio):
         return State.UNATTRIBUTED
-    if reading.activity is None and reading.processes:
-        # Someone is on it, and nothing can say whether they work.
+    if reading.activity is None and (reading.processes or (assumed and reading.processes is None)):
+        # Someone is on it and nothing can say whether they work; or, where no kubelet says that
+        # it is free, nobody can tell either.
         return State.UNATTRIBUTED
     return State.UNALLOCATED
 

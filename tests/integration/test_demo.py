@@ -63,7 +63,14 @@ def demo(directory: Path, **environment: str) -> Iterator[Demo]:
         process = subprocess.Popen(
             [str(ROOT / "scripts/demo.sh")],
             cwd=ROOT,
-            env={**os.environ, "TMPDIR": str(temporary), **environment},
+            # Ports of its own, so that two runs on one machine do not reach for the same.
+            env={
+                **os.environ,
+                "TMPDIR": str(temporary),
+                "DEMO_PORT": str(20_000 + os.getpid() % 4000 * 2),
+                "DEMO_PROMETHEUS_PORT": str(28_000 + os.getpid() % 2000 * 2),
+                **environment,
+            },
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gpucost.config import Prices, parse
-from gpucost.model import Device, GpuReading, MigInstance, Node, Price, Problem
+from gpucost.model import Device, GpuReading, MigInstance, Node, Price, Pricing, Problem
 from gpucost.prices import load_catalogue
-from gpucost.pricing import Catalogue, CatalogueRow, Pricing, mig_share, price_gpus
+from gpucost.pricing import Catalogue, CatalogueRow, mig_share, price_gpus
 
 H100 = "NVIDIA H100 80GB HBM3"
 NODE = Node(

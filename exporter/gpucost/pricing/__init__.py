@@ -19,6 +19,6 @@ from __future__ import annotations
 from gpucost.pricing.catalogue import Catalogue, CatalogueRow
 from gpucost.pricing.mig import mig_share
 from gpucost.pricing.names import GpuModel
-from gpucost.pricing.node import Pricing, price_gpus
+from gpucost.pricing.node import price_gpus
 
-__all__ = ["Catalogue", "CatalogueRow", "GpuModel", "Pricing", "mig_share", "price_gpus"]
+__all__ = ["Catalogue", "CatalogueRow", "GpuModel", "mig_share", "price_gpus"]

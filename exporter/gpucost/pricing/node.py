@@ -6,9 +6,7 @@ import math
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
-from gpucost.model import Device, GpuReading
+from gpucost.model import Device, GpuReading, Pricing
 from gpucost.pricing.catalogue import Catalogue, listed, same
 from gpucost.pricing.count import count_gpus
 from gpucost.pricing.names import plain
@@ -16,27 +14,10 @@ from gpucost.pricing.order import Case, matching_row, price
 from gpucost.pricing.problems import doubtful, read_annotation, unpriced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from gpucost.config import Prices
-    from gpucost.model import Node, Price, Problem
-
-
-class Pricing(Struct, frozen=True):
-    """The price of every GPU of the node, by UUID.
-
-    `gpu_count` is how many GPUs the node should show, None where nothing says; `missing` of
-    them are not among the readings, and cost `missing_price` each (a caller who could not read
-    the devices must not take them for missing). `dates` is the Unix time at which prices were
-    right, by price source.
-    """
-
-    by_gpu: Mapping[str, Price]
-    problems: tuple[Problem, ...] = ()
-    gpu_count: int | None = None
-    missing: int = 0
-    missing_price: Price | None = None
-    dates: Mapping[str, float] = {}
+    from gpucost.model import Node, Price
 
 
 def price_gpus(
