@@ -45,12 +45,14 @@ def dollars_flow(found: Sequence[Finding]) -> bool:
 
 
 def render(found: Sequence[Finding]) -> str:
-    """The findings as lines for a terminal."""
+    """The findings as lines for a terminal; a remedy that several share is said once."""
     width = max((len(finding.subject) for finding in found), default=0)
     lines = []
+    told: set[str] = set()
     for finding in found:
         lines.append(f"{finding.level:>4}  {finding.subject:<{width}}  {finding.message}")
-        if finding.remedy and finding.level != "ok":
+        if finding.remedy and finding.level != "ok" and finding.remedy not in told:
+            told.add(finding.remedy)
             lines.append(f"{'':>4}  {'':<{width}}  -> {finding.remedy}")
     verdict = "Dollars will flow." if dollars_flow(found) else "Dollars will not flow yet."
     return "\n".join([*lines, "", verdict, ""])
@@ -88,7 +90,8 @@ def _gpus(report: Report) -> Iterator[Finding]:
         index = "?" if gpu.device.index is None else gpu.device.index
         subject = f"GPU {index}"
         yield _health(subject, gpu)
-        yield _signal(subject, gpu)
+        if not gpu.faults:
+            yield _signal(subject, gpu)
         yield _price(subject, report.prices[gpu.device.uuid])
 
 
@@ -114,7 +117,9 @@ def _signal(subject: str, gpu: GpuReading) -> Finding:
         return Finding(
             "warn",
             subject,
-            f"no activity signal on {blind} of {len(readings)} units: held time is unmeasured",
+            "no activity signal"
+            + (f" on {blind} of {len(readings)} MIG instances" if gpu.device.mig else "")
+            + ": held time is unmeasured",
             "Run dcgm-exporter with DCGM_FI_PROF_GR_ENGINE_ACTIVE on this node (MIG before Hopper"
             " has no signal in NVML), or let the exporter run privileged for GPM.",
         )
@@ -150,7 +155,8 @@ def _holders(snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding("warn", "holders", "no Kubernetes here: cost by GPU and state, not by pod")
     else:
         pods = {(h.holder.namespace, h.holder.pod) for h in snapshot.holdings.holdings}
-        yield Finding("ok", "holders", f"{len(pods)} pods hold GPUs")
+        held = "1 pod holds" if len(pods) == 1 else f"{len(pods)} pods hold"
+        yield Finding("ok", "holders", f"{held} GPUs")
 
 
 def _node(snapshot: Snapshot) -> Iterator[Finding]:

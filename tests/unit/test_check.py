@@ -65,7 +65,7 @@ def test_dollars_flow_where_gpus_have_prices_and_holders_are_known(
         ("dcgm-and-kubelet-annotated-price", "ok", "holders", "2 pods hold GPUs", ""),
         ("dcgm-and-kubelet-annotated-price", "warn", "node", "instance_type, region unk", "Label"),
         ("a100-mig-dcgm-fills-nvml", "ok", "GPU 0", "3 MIG instances", ""),
-        ("h100-every-state", "warn", "GPU 5", "no activity signal on 1 of 1", "dcgm-exporter"),
+        ("h100-every-state", "warn", "GPU 5", "no activity signal: held", "dcgm-exporter"),
         ("h100-every-state", "warn", "GPU 7", "lost", "Drain the node"),
         ("p5-one-gpu-missing", "ok", "node", "gpu-node-1: p5.48xlarge, us-east-1, on_demand", ""),
         ("p5-one-gpu-missing", "ok", "GPU 0", "6.8800 USD/h by catalogue: p5.48xlarge", ""),
@@ -76,6 +76,9 @@ def test_dollars_flow_where_gpus_have_prices_and_holders_are_known(
         ("kubelet-falls-silent", "fail", "source kubelet", "malformed: ", "gpucost record"),
         ("kubelet-falls-silent", "fail", "holders", "all time will be unattributed", "Mount"),
         ("driver-stops-answering", "fail", "source nvml", "malformed: nvml.json", "Record"),
+        ("no-api-server", "ok", "holders", "2 pods hold GPUs", ""),
+        ("unpriced", "ok", "holders", "1 pod holds GPUs", ""),
+        ("gke-device-ids", "warn", "GPU 2", "signal on 1 of 1 MIG instances", "Hopper"),
         ("no-api-server", "warn", "node", "labels not read", "service account"),
         ("plain-vm", "warn", "holders", "by GPU and state, not by pod", ""),
         ("plain-vm", "ok", "node", "g4dn.xlarge, us-east-1, on_demand", ""),
@@ -123,15 +126,17 @@ def test_everything_that_is_not_well_has_a_remedy() -> None:
             assert spoken, (scenario, finding)
 
 
-def test_the_page_lines_up_and_shows_remedies_beneath() -> None:
+def test_the_page_lines_up_and_shows_each_remedy_once() -> None:
     found = (
         Finding("ok", "source nvml", "answers in 2 ms", "not shown"),
         Finding("fail", "GPU 0", "no price", "Annotate the Node."),
+        Finding("fail", "GPU 1", "no price", "Annotate the Node."),
     )
     assert render(found) == (
         "  ok  source nvml  answers in 2 ms\n"
         "fail  GPU 0        no price\n"
         "                   -> Annotate the Node.\n"
+        "fail  GPU 1        no price\n"
         "\n"
         "Dollars will not flow yet.\n"
     )
