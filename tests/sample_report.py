@@ -314,7 +314,7 @@ def _ledger(usages: tuple[Usage, ...]) -> Ledger:
             for holder, payer in payers.items()
         },
         pods={
-            payer: PodAccount(_account(by_holder[holder], seconds), seen_at=seconds)
+            payer: PodAccount(_account(by_holder[holder], seconds))
             for holder, payer in payers.items()
         },
         months=months,

@@ -97,7 +97,18 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         clock_seconds=ledger.clock_seconds,
         patience=patience,
     )
-    ledger = opened(ledger, snapshot, tenures, shown_at=shown_at, patience=patience)
+    ledger = opened(
+        ledger,
+        snapshot,
+        tenures,
+        priced_models={
+            gpu.device.model
+            for gpu in snapshot.gpus
+            if prices[gpu.device.uuid].usd_per_hour is not None
+        },
+        shown_at=shown_at,
+        patience=patience,
+    )
     thresholds = Thresholds(
         idle_ratio=config.idle_threshold_ratio,
         starting_max_seconds=config.starting_max_seconds,

@@ -7,6 +7,7 @@ two, and is 0 within float error or the ledger is wrong.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import fsum
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ from gpucost.months import KEEP_SECONDS
 from gpucost.tenure import UNKNOWN, Patience
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 EMPTY = Account(seconds={})
 """An account at its first moment."""
@@ -91,13 +92,15 @@ def opened(
     snapshot: Snapshot,
     tenures: Mapping[Seat, Tenure],
     *,
+    priced_models: Collection[str],
     shown_at: float,
     patience: Patience,
 ) -> Ledger:
     """The ledger with this cycle's tenures: new accounts opened at 0, ended ones settled.
 
-    Called before the time is charged, so that a new series starts at 0. `shown_at` is the
-    ledger's clock at the end of the cycle, when all this is first shown.
+    Called before the time is charged, so that a new series starts at 0. `priced_models` are the
+    GPU models that have a price; `shown_at` is the ledger's clock at the end of the cycle, when
+    all this is first shown.
     """
     clock = ledger.clock_seconds
     charged_at = {m: at for m, at in ledger.charged_at.items() if clock - at < KEEP_SECONDS}
@@ -109,25 +112,23 @@ def opened(
         payer = tenure.payer
         if payer is None:
             continue
-        if seat.holder != NODE and (held := _held(pods.get(payer), tenure, shown_at)) is not None:
-            pods[payer] = held
+        if seat.holder != NODE:
+            before = pods.get(payer)
+            priced = seat.gpu_model in priced_models
+            held = _held(before, tenure, priced=priced, shown_at=shown_at)
+            if held is not None and held is not before:
+                pods[payer] = held
         if tenure.pending:
             for month, waiting in tenure.pending.items():
                 key = workload_of(payer, month)
                 months[key] = merged(months.get(key, EMPTY), waiting, shown_at)
             _add_energy(energy, worker_of(payer), tenure.pending_joules, shown_at)
             kept[seat] = replace(tenure, pending={}, pending_joules=0.0)
-    ended = [p for p, held in pods.items() if clock - held.seen_at >= patience.linger_seconds]
-    settled = [ledger.settled_usd]
-    for payer in ended:
-        settled += _dollars(pods.pop(payer).account)
-    if ended:
-        workers = {worker_of(payer) for payer in pods}
-        energy = {worker: it for worker, it in energy.items() if worker in workers}
+    settled = _settle(pods, energy, kept, clock, patience)
     gpus = _gpus_opened(ledger, snapshot, patience, shown_at)
     return replace(
         ledger,
-        settled_usd=fsum(settled),
+        settled_usd=fsum((ledger.settled_usd, *settled)),
         gpus=gpus,
         tenures=kept,
         pods=pods,
@@ -138,19 +139,50 @@ def opened(
     )
 
 
-def _held(held: PodAccount | None, tenure: Tenure, shown_at: float) -> PodAccount | None:
+def _held(
+    before: PodAccount | None, tenure: Tenure, *, priced: bool, shown_at: float
+) -> PodAccount | None:
     """A pod's account in this cycle, with what waited for its labels.
 
-    None where its counters have ended before the tenure is forgotten: they must not come back.
+    A new one is shown at 0 USD from the start where its GPU has a price (`priced`). None where
+    its counters have ended before the tenure is forgotten: they must not come back.
     """
-    if held is None:
+    if before is None:
         if tenure.gone_at is not None and not tenure.pending:
             return None
-        held = PodAccount(account=_stamped(EMPTY, shown_at), seen_at=shown_at)
-    account = held.account
+        account = _stamped(Account({}, {} if priced else None), shown_at)
+    elif not tenure.pending and (before.gone_at is None or tenure.gone_at is not None):
+        return before
+    else:
+        account = before.account
     for waiting in tenure.pending.values():
         account = merged(account, waiting, shown_at)
-    return PodAccount(account, shown_at if tenure.gone_at is None else held.seen_at)
+    return PodAccount(account, None if before is None or tenure.gone_at is None else before.gone_at)
+
+
+def _settle(
+    pods: dict[Payer, PodAccount],
+    energy: dict[Worker, Energy],
+    tenures: Mapping[Seat, Tenure],
+    clock_seconds: float,
+    patience: Patience,
+) -> list[float]:
+    """Mark the accounts whose holder is gone, and drop those gone for long; their dollars."""
+    present = {tenure.payer for tenure in tenures.values() if tenure.gone_at is None}
+    settled: list[float] = []
+    ended = False
+    for payer in pods.keys() - present:
+        held = pods[payer]
+        if held.gone_at is None:
+            pods[payer] = PodAccount(held.account, clock_seconds)
+        elif clock_seconds - held.gone_at >= patience.linger_seconds:
+            settled += _dollars(pods.pop(payer).account)
+            ended = True
+    if ended:
+        workers = {worker_of(payer) for payer in pods}
+        for worker in energy.keys() - workers:
+            del energy[worker]
+    return settled
 
 
 def _add_energy(
@@ -260,7 +292,7 @@ def accrue(
         if seat.holder != NODE:
             held = pods[tenure.payer]
             account = credited(held.account, rates, seconds, shown_at)
-            pods[tenure.payer] = PodAccount(account, held.seen_at)
+            pods[tenure.payer] = PodAccount(account, held.gone_at)
             if spent > 0:
                 _add_energy(energy, worker_of(tenure.payer), spent, shown_at)
     for key, rates in by_workload.items():
@@ -314,6 +346,7 @@ def _bill(usages: Sequence[Usage], prices: Mapping[str, Price]) -> float:
     )
 
 
+@lru_cache(maxsize=4096)
 def workload_of(payer: Payer, month: str) -> Workload:
     """The month's account that a payer's dollars go to; the node's has no name."""
     return Workload(
@@ -327,6 +360,7 @@ def workload_of(payer: Payer, month: str) -> Workload:
     )
 
 
+@lru_cache(maxsize=4096)
 def worker_of(payer: Payer) -> Worker:
     """Whose energy a payer's share used."""
     return Worker(payer.holder, payer.workload, payer.gpu_model)

@@ -453,10 +453,10 @@ class GpuAccount(Struct, frozen=True):
 
 
 class PodAccount(Struct, frozen=True):
-    """A pod's totals, and the ledger's clock when its holder was last there."""
+    """A pod's totals, and the ledger's clock when its holder went; None while it is there."""
 
     account: Account
-    seen_at: float
+    gone_at: float | None = None
 
 
 class Payer(Struct, frozen=True, order=True, cache_hash=True):
