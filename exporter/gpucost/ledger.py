@@ -65,12 +65,19 @@ def credited(
 
 def merged(into: Account, other: Account, shown_at: float) -> Account:
     """Both accounts in one that is shown."""
-    seconds = {s: into.seconds.get(s, 0.0) + other.seconds.get(s, 0.0) for s in State}
     usd = None
     if into.usd is not None or other.usd is not None:
-        ours, theirs = into.usd or {}, other.usd or {}
-        usd = {s: ours.get(s, 0.0) + theirs.get(s, 0.0) for s in State}
+        usd = _sum(into.usd or {}, other.usd or {})
+    seconds = _sum(into.seconds, other.seconds)
     return _stamped(Account(seconds, usd, into.shown_at, into.priced_at), shown_at)
+
+
+def _sum(ours: Mapping[State, float], theirs: Mapping[State, float]) -> dict[State, float]:
+    """Both by state, with the states that either has."""
+    return {
+        state: ours.get(state, 0.0) + theirs.get(state, 0.0)
+        for state in dict.fromkeys((*ours, *theirs))
+    }
 
 
 def _stamped(account: Account, shown_at: float | None) -> Account:
