@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from gpucost.cycle import Terms
 from gpucost.model import Node, Problem
 from gpucost.prices import load_catalogue
-from gpucost.reader import Direct, Paced, Reader
+from gpucost.reader import Direct, Found, Paced, Reader
 from gpucost.snapshot import Gatherer, Sources
-from gpucost.sources.base import SourceError
+from gpucost.sources.base import ClusterRead, SourceError
 from gpucost.sources.dcgm import DcgmSource
 from gpucost.sources.kube_api import in_kubernetes
 from gpucost.sources.kubernetes import KubernetesSource
@@ -58,14 +58,12 @@ class OpenSources:
             if cluster
             else None
         )
-        self._dcgm_url = config.dcgm.url
+        self._stated_url = config.dcgm.url
         if self.kubernetes is not None:
             self.kubernetes.start()
-        # A page of DCGM's can be asked for only where one is known or may yet be found.
-        has_dcgm = self.dcgm is not None and (self._dcgm_url or self.kubernetes)
         self.asked = Sources(
             nvml=Reader("nvml", self.nvml.read, config.nvml.timeout_seconds) if self.nvml else None,
-            dcgm=Reader("dcgm", self._read_dcgm, config.dcgm.timeout_seconds) if has_dcgm else None,
+            dcgm=self._found_dcgm(config),
             kubelet=self._paced_kubelet(config),
             kubernetes=Direct("kubernetes", self.kubernetes.read) if self.kubernetes else None,
             in_kubernetes=cluster or has_kubelet,
@@ -84,25 +82,32 @@ class OpenSources:
             return reader
         return Paced(
             reader,
-            self._shown_pods,
+            lambda: self._shown().pods,  # another object when one changed
             settle_seconds=KUBELET_SETTLE_SECONDS,
             interval_seconds=KUBELET_INTERVAL_SECONDS,
         )
 
-    def _shown_pods(self) -> object:
-        """The pods as the API server shows them: another object when one changed."""
-        try:
-            return self.kubernetes and self.kubernetes.read().pods
-        except SourceError:
-            return object()
+    def _found_dcgm(self, config: Config) -> Asked[DeviceRead | None] | None:
+        """DCGM's page, where one is known or may yet be found among the node's pods."""
+        if self.dcgm is None or not (config.dcgm.url or self.kubernetes):
+            return None
+        reader = Reader("dcgm", self._read_dcgm, config.dcgm.timeout_seconds + _GRACE_SECONDS)
+        return Found(reader, lambda: self.dcgm_url() is not None)
+
+    def dcgm_url(self) -> str | None:
+        """Where DCGM's page is; None where there is none, or not yet."""
+        return self._stated_url or self._shown().dcgm_url
 
     def _read_dcgm(self) -> DeviceRead | None:
-        """DCGM's page, wherever it is; None where there is none."""
-        url = self._dcgm_url
-        if url is None and self.kubernetes is not None and self.asked.kubernetes is not None:
-            cluster = self.asked.kubernetes.answer().value
-            url = None if cluster is None else cluster.dcgm_url
+        url = self.dcgm_url()
         return None if url is None or self.dcgm is None else self.dcgm.read(url)
+
+    def _shown(self) -> ClusterRead:
+        """What the API server has shown; nothing while it has not answered."""
+        try:
+            return ClusterRead() if self.kubernetes is None else self.kubernetes.read()
+        except SourceError:
+            return ClusterRead()
 
     def close(self) -> None:
         """End it all. A source that hangs in a call is left to end with the process."""

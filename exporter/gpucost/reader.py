@@ -159,6 +159,31 @@ class Paced(Generic[T]):
         return self._asked.close()
 
 
+class Found(Generic[T]):
+    """A source that may not be there: then it answers nothing, and no thread is woken."""
+
+    def __init__(self, asked: Asked[T | None], is_there: Callable[[], bool]) -> None:
+        """Ask `asked` while `is_there`, which does no I/O and does not raise."""
+        self.name = asked.name
+        self._asked = asked
+        self._is_there = is_there
+        self._waiting = False
+
+    def ask(self) -> None:
+        """Begin a read, if it is there."""
+        self._waiting = self._is_there()
+        if self._waiting:
+            self._asked.ask()
+
+    def answer(self) -> Outcome[T | None]:
+        """The read's outcome; no value where it is not there."""
+        return self._asked.answer() if self._waiting else Outcome(None, None, 0.0)
+
+    def close(self) -> bool:
+        """Close the source's reader."""
+        return self._asked.close()
+
+
 class Asked(Protocol[T]):
     """A source that is asked first and answers later, perhaps with an error."""
 
