@@ -86,13 +86,14 @@ def _gpus(report: Report) -> Iterator[Finding]:
             " (NVIDIA_VISIBLE_DEVICES=all, NVIDIA_DRIVER_CAPABILITIES=utility, and the nvidia"
             " runtime class where it is not the default), or give dcgm.url.",
         )
+    how_to_price = next((p.remedy for p in report.problems if p.kind == "unpriced"), "")
     for gpu in report.snapshot.gpus:
         index = "?" if gpu.device.index is None else gpu.device.index
         subject = f"GPU {index}"
         yield _health(subject, gpu)
         if not gpu.faults:
             yield _signal(subject, gpu)
-        yield _price(subject, report.prices[gpu.device.uuid])
+        yield _price(subject, report.prices[gpu.device.uuid], how_to_price)
 
 
 def _health(subject: str, gpu: GpuReading) -> Finding:
@@ -126,14 +127,9 @@ def _signal(subject: str, gpu: GpuReading) -> Finding:
     return Finding("ok", subject, f"activity from {', '.join(signals) or 'no unit'}")
 
 
-def _price(subject: str, price: Price) -> Finding:
+def _price(subject: str, price: Price, how_to_price: str) -> Finding:
     if price.usd_per_hour is None:
-        return Finding(
-            "fail",
-            subject,
-            f"no price: {price.detail}",
-            "Annotate the Node with gpucost.io/gpu-usd-per-hour, or add a row to prices.table.",
-        )
+        return Finding("fail", subject, f"no price: {price.detail}", how_to_price)
     estimated = " (estimated)" if price.estimated else ""
     return Finding(
         "ok",

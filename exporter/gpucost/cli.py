@@ -28,6 +28,7 @@ from gpucost.cycle import Terms, advance
 from gpucost.demo import SimulatedNode
 from gpucost.live import LiveNode
 from gpucost.loop import Loop
+from gpucost.model import Problem
 from gpucost.pages import Pages, encode
 from gpucost.prices import load_catalogue
 from gpucost.record import record
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from gpucost.config import Config
     from gpucost.loop import Gathers
-    from gpucost.model import Problem, Report, Snapshot
+    from gpucost.model import Report, Snapshot
 
 log = logging.getLogger("gpucost")
 
@@ -234,8 +235,16 @@ def _run(
         signal.signal(number, lambda *_: stop.set())
     address, port = _listen(given.listen)
     web = None if given.web_config is None else WebConfig(given.web_config)
+
+    def all_terms(snapshot: Snapshot) -> tuple[Terms, tuple[Problem, ...]]:
+        found, problems = terms(snapshot)
+        if web is None or web.problem is None:
+            return found, problems
+        remedy = "The web configuration before it stays in force until the file is mended."
+        return found, (*problems, Problem("web_config", "invalid", web.problem, remedy))
+
     pages = Pages(beside=(PROCESS_COLLECTOR, PLATFORM_COLLECTOR))
-    loop = Loop(gatherer, terms, pages.publish)
+    loop = Loop(gatherer, all_terms, pages.publish)
     pages.alive = loop.alive
     server = Server(address, port, pages=pages, settings=config().http, web=web)
     server.start()

@@ -232,10 +232,11 @@ class Config(_Section, frozen=True):
         return ZoneInfo(self.billing_time_zone)
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class UniqueKeys(yaml.SafeLoader):
     """YAML lets a later duplicate key win in silence; a price table must not."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
+        """A mapping. Raises ConfigError for a key given twice."""
         seen: set[object] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":  # merges of merges grow exponentially
@@ -285,7 +286,7 @@ def load(path: Path) -> Config:
 def parse(text: str | bytes) -> Config:
     """Validate the text of a configuration file. Raises ConfigError."""
     try:
-        raw = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+        raw = yaml.load(text, Loader=UniqueKeys)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         raise ConfigError(
             f"{_where(error.problem_mark)}: not YAML: {error.problem}. Mend the syntax there."

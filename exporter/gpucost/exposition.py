@@ -29,6 +29,7 @@ from gpucost.model import (
     State,
     unit_of,
 )
+from gpucost.tenure import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -102,7 +103,7 @@ def _node(page: _Page, report: Report) -> None:
         node.region,
         node.zone,
         node.node_pool,
-        node.capacity_type,
+        node.capacity_type or UNKNOWN,
         node.provider,
     )
 
@@ -113,7 +114,9 @@ def _gpus(page: _Page, report: Report, now: float | None) -> None:
     for gpu in report.snapshot.gpus:
         device, price = gpu.device, report.prices[gpu.device.uuid]
         labels = accounts[device.uuid].labels or GpuLabels(
-            gpu=numbers[device.uuid], gpu_model=device.model, capacity_type=price.capacity_type
+            gpu=numbers[device.uuid],
+            gpu_model=device.model,
+            capacity_type=price.capacity_type or UNKNOWN,
         )
         name = (labels.gpu, device.uuid)
         info = (*name, labels.gpu_model, labels.capacity_type, price.source, price.split)

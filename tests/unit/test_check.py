@@ -71,7 +71,7 @@ def test_dollars_flow_where_gpus_have_prices_and_holders_are_known(
         ("p5-one-gpu-missing", "ok", "GPU 0", "6.8800 USD/h by catalogue: p5.48xlarge", ""),
         ("p5-one-gpu-missing", "warn", "pricing", "missing_gpu: p5.48xlarge has 8 GPUs", "Xid"),
         ("on-premises-measured-power", "ok", "GPU 1", "(estimated) by on_premises", ""),
-        ("unpriced", "fail", "GPU 0", "no price: nothing in prices matches", "Annotate"),
+        ("unpriced", "fail", "GPU 0", "no price: nothing in prices matches", "kubectl annotate node"),
         ("reserved-is-not-on-demand", "fail", "GPU 7", "as reserved", "prices.table"),
         ("kubelet-falls-silent", "fail", "source kubelet", "malformed: ", "gpucost record"),
         ("kubelet-falls-silent", "fail", "holders", "all time will be unattributed", "Mount"),

@@ -14,8 +14,7 @@ import msgspec
 import yaml
 from msgspec import Struct
 
-from gpucost.config import ConfigError
-from gpucost.config import _UniqueKeys as UniqueKeys
+from gpucost.config import ConfigError, UniqueKeys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
