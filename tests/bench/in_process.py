@@ -9,7 +9,6 @@ The two of a pair are timed in turn, so that a machine whose speed drifts slows 
 
 from __future__ import annotations
 
-import gc
 import json
 import statistics
 import sys
@@ -24,7 +23,7 @@ from gpucost import __version__
 from gpucost.config_file import ConfigFile
 from gpucost.exposition import families
 from gpucost.live import LiveNode
-from gpucost.loop import Loop
+from gpucost.loop import Loop, calm_collector
 from gpucost.pages import Pages, encode
 from gpucost.sources import nvml
 
@@ -105,7 +104,7 @@ def main(folder: Path, cycles: int) -> None:
     while time.monotonic() < end:
         loop.step()
         time.sleep(PAUSE_SECONDS)
-    gc.collect()
+    calm_collector()  # as the loop does after its first cycle
     timed: dict[str, list[float]] = {name: [] for name in ("cycle", "bare", "encode", "latest")}
     for _ in range(cycles):
         time.sleep(PAUSE_SECONDS)
