@@ -131,7 +131,7 @@ def opened(
                 months[key] = merged(months.get(key, EMPTY), waiting, shown_at)
             _add_energy(energy, worker_of(payer), tenure.pending_joules, shown_at)
             kept[seat] = replace(tenure, pending={}, pending_joules=0.0)
-    settled = _settle(pods, energy, kept, clock, patience)
+    settled = _settle(pods, energy, kept, clock, patience, shown_at)
     gpus = _gpus_opened(ledger, snapshot, patience, shown_at)
     return replace(
         ledger,
@@ -173,15 +173,20 @@ def _settle(
     tenures: Mapping[Seat, Tenure],
     clock_seconds: float,
     patience: Patience,
+    shown_at: float,
 ) -> list[float]:
-    """Mark the accounts whose holder is gone, and drop those gone for long; their dollars."""
+    """Mark the accounts whose holder is gone, and drop those gone for long; their dollars.
+
+    They linger from the end of this cycle, when they are first shown without their holder: so
+    the last dollars are seen even where a cycle is as long as the linger.
+    """
     present = {tenure.payer for tenure in tenures.values() if tenure.gone_at is None}
     settled: list[float] = []
     ended = False
     for payer in pods.keys() - present:
         held = pods[payer]
         if held.gone_at is None:
-            pods[payer] = PodAccount(held.account, clock_seconds)
+            pods[payer] = PodAccount(held.account, shown_at)
         elif clock_seconds - held.gone_at >= patience.linger_seconds:
             settled += _dollars(pods.pop(payer).account)
             ended = True

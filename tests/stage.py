@@ -1,0 +1,179 @@
+"""A node under the hands of a test: change what it shows, let a cycle pass, look at the Report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from gpucost.config import Config, Prices
+from gpucost.cycle import Terms, advance
+from gpucost.exposition import families
+from gpucost.model import (
+    Activity,
+    ContainerStatus,
+    Device,
+    GpuReading,
+    Holder,
+    Holding,
+    Holdings,
+    Node,
+    Pod,
+    Report,
+    Signal,
+    Snapshot,
+    UnitReading,
+)
+from gpucost.pricing import Catalogue
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prometheus_client.samples import Sample
+
+H100 = "NVIDIA H100 80GB HBM3"
+USD_PER_HOUR = 3.6
+"""So that a GPU-second costs a thousandth of a dollar."""
+NOW = 1_795_377_363.0
+"""2026-11-22 19:56:03 UTC."""
+
+ADA = Holder("research", "jupyter-ada-0", "notebook")
+
+
+def priced(**settings: Any) -> Config:  # noqa: ANN401 - whatever Config takes
+    """Settings under which an H100 costs `USD_PER_HOUR`."""
+    return Config(prices=Prices(fallback={H100: USD_PER_HOUR}), **settings)
+
+
+def gpu(
+    index: int = 0,
+    activity: tuple[float, float] | float | None = 0.0,
+    *,
+    signal: Signal = Signal.GPM_GRAPHICS,
+    memory_used_bytes: int | None = None,
+    **fields: Any,  # noqa: ANN401 - whatever GpuReading takes
+) -> GpuReading:
+    """An H100 that is as active as stated: (mean, peak), or both the same."""
+    both = activity if isinstance(activity, tuple) or activity is None else (activity, activity)
+    return GpuReading(
+        device=Device(f"GPU-{index}", H100, index=index, minor=index),
+        reading=UnitReading(
+            activity=None if both is None else Activity(*both, signal),
+            memory_used_bytes=memory_used_bytes,
+        ),
+        **fields,
+    )
+
+
+def pod(holder: Holder = ADA, **fields: Any) -> Pod:  # noqa: ANN401 - whatever Pod takes
+    """A pod that runs, is Ready and asks for a GPU, unless told otherwise."""
+    stated: dict[str, Any] = {
+        "namespace": holder.namespace,
+        "name": holder.pod,
+        "uid": f"uid-of-{holder.pod}",
+        "phase": "Running",
+        "workload": "jupyter-ada",
+        "workload_kind": "StatefulSet",
+        "team": "research",
+        "ready": True,
+        "containers": (ContainerStatus(holder.container, running=True),),
+        "gpu_containers": (holder.container,),
+    }
+    return Pod(**{**stated, **fields})
+
+
+class Stage:
+    """The node. What a test sets stays until it sets something else."""
+
+    def __init__(self, *gpus: GpuReading, **settings: Any) -> None:  # noqa: ANN401
+        """One idle H100 that nobody holds, where nothing else is said."""
+        self.config = priced(**settings)
+        self.gpus: tuple[GpuReading, ...] = gpus or (gpu(),)
+        self.held: list[Holding] = []
+        self.kubelet_speaks = True
+        self.pods: dict[tuple[str, str], Pod] | None = {}
+        self.node = Node("node-1", capacity_type="on_demand")
+        self.node_known = True
+        self.labels_expected = True
+        self.booted_at: float | None = None
+        self.wall = NOW
+        self.report: Report | None = None
+
+    def hold(self, holder: Holder = ADA, index: int = 0, *, shown: Pod | None = None) -> None:
+        """A container takes a GPU; `shown` is its pod as the API server shows it."""
+        self.held.append(Holding(holder, "nvidia.com/gpu", f"GPU-{index}"))
+        if shown is not None:
+            self.show(shown)
+
+    def show(self, *pods: Pod) -> None:
+        """The API server shows these pods, beside those it shows already."""
+        self.pods = {**(self.pods or {}), **{(it.namespace, it.name): it for it in pods}}
+
+    def end(self, holder: Holder = ADA) -> None:
+        """The pod is gone, and what it held is free."""
+        self.held = [it for it in self.held if it.holder != holder]
+        if self.pods is not None:
+            self.pods.pop((holder.namespace, holder.pod), None)
+
+    def snapshot(self) -> Snapshot:
+        """The node now."""
+        return Snapshot(
+            wall_time=self.wall,
+            node=self.node,
+            node_known=self.node_known,
+            gpus=self.gpus,
+            holdings=Holdings(tuple(self.held)) if self.kubelet_speaks else None,
+            pods=None if self.pods is None else dict(self.pods),
+        )
+
+    def cycle(self, seconds: float = 5.0, times: int = 1) -> Report:
+        """So many cycles of so many seconds pass; the first cycle of all charges nothing."""
+        for _ in range(times):
+            elapsed = 0.0 if self.report is None else seconds
+            self.wall += elapsed
+            terms = Terms(
+                self.config,
+                Catalogue(),
+                labels_expected=self.labels_expected,
+                booted_at=self.booted_at,
+            )
+            self.report = advance(self.report, self.snapshot(), elapsed, terms)
+        if self.report is None:
+            raise ValueError("times must be at least 1")
+        return self.report
+
+
+def samples(report: Report, name: str, *, reveal: bool = False, **labels: str) -> list[Sample]:
+    """The samples of a family that have these labels."""
+    return [
+        sample
+        for metric in families(report, version="0", reveal=reveal)
+        for sample in metric.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    ]
+
+
+def values(report: Report, name: str, *, reveal: bool = False, **labels: str) -> list[float]:
+    """Their values."""
+    return [sample.value for sample in samples(report, name, reveal=reveal, **labels)]
+
+
+def by_label(
+    report: Report, name: str, label: str, *, reveal: bool = True, **labels: str
+) -> dict[str, float]:
+    """The values that are not 0, by one of their labels."""
+    return {
+        sample.labels[label]: sample.value
+        for sample in samples(report, name, reveal=reveal, **labels)
+        if sample.value
+    }
+
+
+def without(gpus: Sequence[GpuReading], index: int) -> tuple[GpuReading, ...]:
+    """All but one of them."""
+    return tuple(it for place, it in enumerate(gpus) if place != index)
+
+
+def renamed(it: Pod, **fields: Any) -> Pod:  # noqa: ANN401 - whatever Pod takes
+    """The pod with other fields."""
+    return replace(it, **fields)
