@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,9 +14,13 @@ KEEP_SECONDS = 2 * 86_400.0
 must not lose its last dollars, nor a wall clock that is set forward and back the whole month."""
 
 
+_QUARTER_SECONDS = 900
+"""Every zone's months begin on one of these: offsets are whole quarters of an hour (since 1972)."""
+
+
 def month_of(unix_seconds: float, zone: ZoneInfo) -> str:
     """The month, like 2026-11, of a moment."""
-    return datetime.fromtimestamp(unix_seconds, zone).strftime("%Y-%m")
+    return _month(unix_seconds // _QUARTER_SECONDS, zone)[0]
 
 
 def by_month(until: float, seconds: float, zone: ZoneInfo) -> list[tuple[str, float]]:
@@ -23,14 +28,20 @@ def by_month(until: float, seconds: float, zone: ZoneInfo) -> list[tuple[str, fl
     stretches: list[tuple[str, float]] = []
     left = seconds
     while left > 0:
-        moment = datetime.fromtimestamp(until, zone)
-        start = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()
+        month, start = _month(until // _QUARTER_SECONDS, zone)
         # At the very first moment of a month, the stretch before it lies in the last one.
         if until <= start:
-            moment = datetime.fromtimestamp(start - 1.0, zone)
-            start = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()
+            month, start = _month((start - 1.0) // _QUARTER_SECONDS, zone)
         part = min(left, until - start)
-        stretches.append((moment.strftime("%Y-%m"), part))
+        stretches.append((month, part))
         left -= part
         until -= part
     return stretches[::-1]
+
+
+@lru_cache(maxsize=64)
+def _month(quarter: float, zone: ZoneInfo) -> tuple[str, float]:
+    """The month of a quarter of an hour since 1970, and when it began (Unix time)."""
+    moment = datetime.fromtimestamp(quarter * _QUARTER_SECONDS, zone)
+    start = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return moment.strftime("%Y-%m"), start.timestamp()

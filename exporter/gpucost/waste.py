@@ -132,24 +132,23 @@ def usages(
                 thresholds,
                 clock_seconds,
             )
-        price = prices[share.gpu_uuid].usd_per_hour
+        usd = prices[share.gpu_uuid].usd_per_hour
+        rates = [
+            Rate(
+                share.gpu_uuid,
+                _payer(share, state, thresholds),
+                state,
+                share.ratio * part,
+                None if usd is None else usd * share.ratio * part / HOUR_SECONDS,
+            )
+            for state, part in parts
+        ]
         found.append(
             Usage(
-                share=share,
-                rates=tuple(
-                    Rate(
-                        gpu_uuid=share.gpu_uuid,
-                        holder=_payer(share, state, thresholds),
-                        state=state,
-                        gpus=share.ratio * part,
-                        usd_per_second=None
-                        if price is None
-                        else price * share.ratio * part / HOUR_SECONDS,
-                    )
-                    for state, part in parts
-                ),
-                activity=reading.activity.ratio if share.measured and reading.activity else None,
-                memory_used_bytes=reading.memory_used_bytes if share.measured else None,
+                share,
+                tuple(rates),
+                reading.activity.ratio if share.measured and reading.activity else None,
+                reading.memory_used_bytes if share.measured else None,
             )
         )
     return tuple(found)
