@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
-
 from gpucost.config import Config, Prices
 from gpucost.cycle import Terms, advance
 from gpucost.exposition import families
@@ -161,19 +159,15 @@ def values(report: Report, name: str, *, reveal: bool = False, **labels: str) ->
 def by_label(
     report: Report, name: str, label: str, *, reveal: bool = True, **labels: str
 ) -> dict[str, float]:
-    """The values that are not 0, by one of their labels."""
-    return {
-        sample.labels[label]: sample.value
-        for sample in samples(report, name, reveal=reveal, **labels)
-        if sample.value
-    }
+    """The sums of the values that are not 0, by one of their labels."""
+    sums: dict[str, float] = {}
+    for sample in samples(report, name, reveal=reveal, **labels):
+        if sample.value:
+            key = sample.labels[label]
+            sums[key] = sums.get(key, 0.0) + sample.value
+    return sums
 
 
 def without(gpus: Sequence[GpuReading], index: int) -> tuple[GpuReading, ...]:
     """All but one of them."""
     return tuple(it for place, it in enumerate(gpus) if place != index)
-
-
-def renamed(it: Pod, **fields: Any) -> Pod:  # noqa: ANN401 - whatever Pod takes
-    """The pod with other fields."""
-    return replace(it, **fields)
