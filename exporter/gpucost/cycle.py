@@ -34,7 +34,7 @@ from gpucost.model import (
 )
 from gpucost.months import by_month, month_of
 from gpucost.pricing import Catalogue, price_gpus
-from gpucost.tenure import Patience, observe
+from gpucost.tenure import Patience, observe, seats_of
 from gpucost.waste import Thresholds, usages
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
     tenures = observe(
         ledger.tenures,
         snapshot,
-        shares,
+        attributed.seats,
         idle_ratio=config.idle_threshold_ratio,
         clock_seconds=ledger.clock_seconds,
         patience=patience,
@@ -157,17 +157,19 @@ def _priced(before: Report | None, snapshot: Snapshot, terms: Terms) -> Priced:
 def _attributed(
     before: Report | None, snapshot: Snapshot, mig_split: Literal["compute", "memory"]
 ) -> Attributed:
-    """The shares; those of the last cycle while devices and holders are the same."""
+    """The shares and seats; those of the last cycle while what they are made of is the same."""
     devices = tuple(gpu.device for gpu in snapshot.gpus)
+    holdings, pods = snapshot.holdings, snapshot.pods
     last = None if before is None else before.attributed
-    if last is not None and (last.devices, last.holdings, last.mig_split) == (
-        devices,
-        snapshot.holdings,
-        mig_split,
-    ):
-        return last
-    shares, problems = attribute(devices, snapshot.holdings, mig_split)
-    return Attributed(devices, snapshot.holdings, mig_split, shares, problems)
+    made_of = (devices, holdings, mig_split)
+    if last is not None and (last.devices, last.holdings, last.mig_split) == made_of:
+        if last.pods is pods:
+            return last
+        shares, problems = last.shares, last.problems
+    else:
+        shares, problems = attribute(devices, holdings, mig_split)
+    seats = seats_of(devices, shares, pods)
+    return Attributed(devices, holdings, mig_split, pods, shares, problems, seats)
 
 
 def _provisioning_seconds(

@@ -359,13 +359,18 @@ class Share(Struct, frozen=True):
 
 
 class Attributed(Struct, frozen=True):
-    """Shares, and what they were made of: while that is the same, so are they."""
+    """Shares, and what they were made of: while that is the same, so are they.
+
+    `seats` are the present ones, each with its shares (tenure.py).
+    """
 
     devices: tuple[Device, ...]
     holdings: Holdings | None
     mig_split: str
+    pods: Mapping[tuple[str, str], Pod] | None
     shares: tuple[Share, ...]
     problems: tuple[Problem, ...]
+    seats: Mapping[Seat, tuple[Share, ...]]
 
 
 class Price(Struct, frozen=True):

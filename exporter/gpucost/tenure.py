@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gpucost.model import NODE, Holder, Payer, Pod, Seat, Share, Snapshot, Tenure
+from gpucost.model import NODE, Device, Holder, Payer, Pod, Seat, Share, Snapshot, Tenure
 from gpucost.waste import is_busy, reading_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from gpucost.model import UnitReading
 
@@ -36,23 +36,21 @@ class Patience(Struct, frozen=True):
 def observe(
     tenures: Mapping[Seat, Tenure],
     snapshot: Snapshot,
-    shares: Sequence[Share],
+    seats: Mapping[Seat, Sequence[Share]],
     *,
     idle_ratio: float,
     clock_seconds: float,
     patience: Patience,
 ) -> dict[Seat, Tenure]:
-    """The tenures after this cycle: new ones opened, the present updated, the old let go."""
-    seen = _seats(snapshot, shares)
-    models = {gpu.device.model for gpu in snapshot.gpus}
-    for model in models:
-        seen.setdefault(Seat(NODE, model), [])
-    for seat in _asking(snapshot, models):
-        seen.setdefault(seat, [])
+    """The tenures after this cycle: new ones opened, the present updated, the old let go.
 
+    `seats` are the present ones, each with its shares (`seats_of`).
+    """
+    gpus = {gpu.device.uuid: gpu for gpu in snapshot.gpus}
+    pods = snapshot.pods or {}
     after: dict[Seat, Tenure] = {}
-    for seat, parts in seen.items():
-        pod = (snapshot.pods or {}).get((seat.holder.namespace, seat.holder.pod))
+    for seat, shares in seats.items():
+        pod = pods.get((seat.holder.namespace, seat.holder.pod))
         before = tenures.get(seat)
         if before is None or (pod is not None and before.uid and before.uid != pod.uid):
             before = Tenure(
@@ -62,9 +60,15 @@ def observe(
                 pending={} if before is None else before.pending,
                 pending_joules=0.0 if before is None else before.pending_joules,
             )
-        after[seat] = _seen_again(
-            seat, before, pod, parts, snapshot, idle_ratio, clock_seconds, patience
-        )
+        tenure = _labelled(seat, before, pod, snapshot, clock_seconds, patience)
+        if shares:
+            measured = [
+                reading_of(gpus[share.gpu_uuid], share) for share in shares if share.measured
+            ]
+            tenure = _seen_again(before, tenure, pod, measured, snapshot, idle_ratio, clock_seconds)
+        elif tenure.gone_at is not None:
+            tenure = replace(tenure, gone_at=None)
+        after[seat] = tenure
     for seat, tenure in tenures.items():
         if seat not in after:
             gone_at = clock_seconds if tenure.gone_at is None else tenure.gone_at
@@ -88,49 +92,39 @@ def _same_pod(snapshot: Snapshot, seat: Seat, tenure: Tenure) -> Pod | None:
     return pod if pod is not None and tenure.uid in ("", pod.uid) else None
 
 
-def _seats(
-    snapshot: Snapshot, shares: Sequence[Share]
-) -> dict[Seat, list[tuple[Share, UnitReading]]]:
-    """The taken seats, each with its parts and their readings."""
-    gpus = {gpu.device.uuid: gpu for gpu in snapshot.gpus}
-    seen: dict[Seat, list[tuple[Share, UnitReading]]] = {}
+def seats_of(
+    devices: Sequence[Device], shares: Sequence[Share], pods: Mapping[tuple[str, str], Pod] | None
+) -> dict[Seat, tuple[Share, ...]]:
+    """The seats to be remembered, each with its shares: the taken ones, the node's, the asking.
+
+    A pod that is bound here and asks for a GPU is shown before its first dollar, where the node
+    has one model: else nobody knows yet which one it will be.
+    """
+    models = {device.model for device in devices}
+    taken: dict[Seat, list[Share]] = {}
     for share in shares:
         if share.holder is not None:
-            part = (share, reading_of(gpus[share.gpu_uuid], share))
-            seen.setdefault(share.seat, []).append(part)
-    return seen
-
-
-def _asking(snapshot: Snapshot, models: Iterable[str]) -> list[Seat]:
-    """Seats of pods that are bound here and ask for a GPU: shown before the first dollar.
-
-    Only where the node has one model: else nobody knows yet which one it will be.
-    """
-    only = list(models)
-    if len(only) != 1:
-        return []
-    return [
-        Seat(Holder(namespace=pod.namespace, pod=pod.name, container=container), only[0])
-        for pod in (snapshot.pods or {}).values()
-        if not pod.finished
-        for container in pod.gpu_containers
-    ]
+            taken.setdefault(share.seat, []).append(share)
+    for model in models:
+        taken.setdefault(Seat(NODE, model), [])
+        for pod in (pods or {}).values() if len(models) == 1 else ():
+            if not pod.finished:
+                for container in pod.gpu_containers:
+                    holder = Holder(namespace=pod.namespace, pod=pod.name, container=container)
+                    taken.setdefault(Seat(holder, model), [])
+    return {seat: tuple(own) for seat, own in taken.items()}
 
 
 def _seen_again(
-    seat: Seat,
     before: Tenure,
+    tenure: Tenure,
     pod: Pod | None,
-    parts: Sequence[tuple[Share, UnitReading]],
+    measured: Sequence[UnitReading],
     snapshot: Snapshot,
     idle_ratio: float,
     clock_seconds: float,
-    patience: Patience,
 ) -> Tenure:
-    tenure = _labelled(seat, before, pod, snapshot, clock_seconds, patience)
-    if not parts:
-        return tenure if tenure.gone_at is None else replace(tenure, gone_at=None)
-    measured = [reading for share, reading in parts if share.measured]
+    """The tenure of a holder that holds, `before` its labels perhaps settled in this cycle."""
     busy, peak = False, tenure.memory_peak_bytes
     for reading in measured:
         busy = busy or is_busy(reading.activity, idle_ratio)
