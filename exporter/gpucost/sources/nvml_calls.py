@@ -36,7 +36,6 @@ OTHER_ARGUMENTS = {"nvmlDeviceGetMemoryInfo_v2": "nvmlDeviceGetMemoryInfo"}
 # pynvml's structures wrap each access to a field in Python code (to decode text): ten times the
 # cost of the field itself, for numbers that need none of it.
 field = object.__getattribute__
-set_field = object.__setattr__
 
 
 class Silence(Struct, frozen=True):

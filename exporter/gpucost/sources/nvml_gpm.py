@@ -8,11 +8,11 @@ the two (nvml.h, nvmlGpmMetricsGet).
 from __future__ import annotations
 
 import ctypes
+import struct
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpucost.model import Activity, Efficiency, Signal
-from gpucost.sources.nvml_calls import set_field
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,13 +32,23 @@ ANY_TENSOR_UTIL = 5
 DRAM_BW_UTIL = 10
 METRICS = (GRAPHICS_UTIL, SM_UTIL, ANY_TENSOR_UTIL, DRAM_BW_UTIL)
 
+_SIGNAL = Signal.GPM_GRAPHICS
+_POINTERS = struct.Struct("@2P")
+
+
+class Buffer(NamedTuple):
+    """The driver's memory for one sample: pynvml's pointer, and where it points."""
+
+    pointer: Any
+    address: int
+
 
 class Window:
     """The last sample of a unit, and a buffer for the next."""
 
     __slots__ = ("last", "spare", "taken_at")
 
-    def __init__(self, last: Any, spare: Any) -> None:  # noqa: ANN401 - untyped ctypes pointers
+    def __init__(self, last: Buffer, spare: Buffer) -> None:
         self.last = last
         self.spare = spare
         self.taken_at: float | None = None
@@ -52,19 +62,20 @@ class Gpm:
         self._clock = clock
         library = calls.library
         # One request serves all units. Its array grew between versions of the header that all
-        # call themselves 1; the driver fills as many slots as are asked.
-        memory = bytearray(ctypes.sizeof(library.c_nvmlGpmMetricsGet_t))
-        self._request = library.c_nvmlGpmMetricsGet_t.from_buffer(memory)
+        # call themselves 1; the driver fills as many slots as are asked. It is written and read
+        # in its bare memory: pynvml's structures cost ten times as much a field.
+        request, slot = library.c_nvmlGpmMetricsGet_t, library.c_nvmlGpmMetric_t
+        self._memory = bytearray(ctypes.sizeof(request))
+        self._request = request.from_buffer(self._memory)
         self._request.version = library.NVML_GPM_METRICS_GET_VERSION
         self._request.numMetrics = len(METRICS)
-        for slot, metric in enumerate(METRICS):
-            self._request.metrics[slot].metricId = metric
-        # Views of the answers in that memory, for a field at a time is ten times as dear.
-        slot_type = library.c_nvmlGpmMetric_t
-        begin, size = library.c_nvmlGpmMetricsGet_t.metrics.offset, ctypes.sizeof(slot_type)
-        slots = memoryview(memory)[begin : begin + size * len(METRICS)]
-        self._values = slots.cast("d")[slot_type.value.offset // 8 :: size // 8]
-        self._codes = slots.cast("I")[slot_type.nvmlReturn.offset // 4 :: size // 4]
+        for place, metric in enumerate(METRICS):
+            self._request.metrics[place].metricId = metric
+        # sample1 and sample2 follow one another, as do an answer's code and its value.
+        self._samples_at = request.sample1.offset
+        self._answers_at = request.metrics.offset + slot.nvmlReturn.offset
+        rest = ctypes.sizeof(slot) - slot.value.offset - slot.value.size + slot.nvmlReturn.offset
+        self._answers = struct.Struct("=" + f"Id{rest}x" * (len(METRICS) - 1) + "Id")
 
     def supported(self, gpu: Unit) -> bool:
         """Whether the GPU has GPM."""
@@ -73,15 +84,15 @@ class Gpm:
 
     def open(self, gpu: Unit) -> Window | None:
         """Buffers for a unit of this GPU, to be closed; None where the driver gives none."""
-        buffers = [self._calls.ask(gpu, "nvmlGpmSampleAlloc") for _ in range(2)]
-        if None in buffers:
+        last, spare = [self._calls.ask(gpu, "nvmlGpmSampleAlloc") for _ in range(2)]
+        if last is None or spare is None:
             return None
-        return Window(*buffers)
+        return Window(_buffer(last), _buffer(spare))
 
     def close(self, unit: Unit, window: Window) -> None:
         """Give the buffers back."""
         for buffer in (window.last, window.spare):
-            self._calls.ask(unit, "nvmlGpmSampleFree", buffer)
+            self._calls.ask(unit, "nvmlGpmSampleFree", buffer.pointer)
 
     def measure(
         self, unit: Unit, gpu: Unit, gi: int | None, window: Window
@@ -101,20 +112,14 @@ class Gpm:
         if not self._sample(unit, gpu, gi, window):
             return None, None
         window.taken_at = now
-        request = self._request
-        set_field(request, "sample1", window.spare)
-        set_field(request, "sample2", window.last)
-        if self._calls.ask(unit, "nvmlGpmMetricsGet", request) is None:
+        _POINTERS.pack_into(
+            self._memory, self._samples_at, window.spare.address, window.last.address
+        )
+        if self._calls.ask(unit, "nvmlGpmMetricsGet", self._request) is None:
             return None, None
-        graphics, sm, tensor, memory = [
-            None
-            if code or not 0.0 <= percent <= RUBBISH
-            else percent / 100.0
-            if percent < FULL_PERCENT
-            else 1.0
-            for percent, code in zip(self._values.tolist(), self._codes.tolist(), strict=True)
-        ]
-        activity = None if graphics is None else Activity(graphics, graphics, Signal.GPM_GRAPHICS)
+        answers = self._answers.unpack_from(self._memory, self._answers_at)
+        graphics, sm, tensor, memory = map(_ratio, answers[::2], answers[1::2])
+        activity = None if graphics is None else Activity(graphics, graphics, _SIGNAL)
         if sm is None and tensor is None and memory is None:
             return activity, None
         return activity, Efficiency(sm, tensor, memory)
@@ -127,10 +132,23 @@ class Gpm:
     def _sample(self, unit: Unit, gpu: Unit, gi: int | None, window: Window) -> bool:
         """Take a sample, which becomes the window's last; whether it worked."""
         if gi is None:
-            taken = self._calls.ask(unit, "nvmlGpmSampleGet", gpu.handle, window.spare)
+            taken = self._calls.ask(unit, "nvmlGpmSampleGet", gpu.handle, window.spare.pointer)
         else:
-            taken = self._calls.ask(unit, "nvmlGpmMigSampleGet", gpu.handle, gi, window.spare)
+            taken = self._calls.ask(
+                unit, "nvmlGpmMigSampleGet", gpu.handle, gi, window.spare.pointer
+            )
         if taken is None:
             return False
         window.last, window.spare = window.spare, window.last
         return True
+
+
+def _buffer(pointer: Any) -> Buffer:  # noqa: ANN401 - an untyped ctypes pointer
+    return Buffer(pointer, ctypes.cast(pointer, ctypes.c_void_p).value or 0)
+
+
+def _ratio(code: int, percent: float) -> float | None:
+    """A metric as a ratio; None where the driver gave none (its return code) or rubbish."""
+    if code or not 0.0 <= percent <= RUBBISH:
+        return None
+    return percent / FULL_PERCENT if percent < FULL_PERCENT else 1.0

@@ -73,13 +73,10 @@ def parse_instances(
     """
     found: dict[tuple[int, int], list[Any]] = {}
     for entry in entries:
-        ids = (entry.gpuInstanceId, entry.computeInstanceId)
-        if ids in found:
-            found[ids].append(entry)
-        else:
-            found[ids] = [entry]
-    if any(gi == NO_INSTANCE for gi, _ in found):
-        return None
+        gi = entry.gpuInstanceId
+        if gi == NO_INSTANCE:
+            return None
+        found.setdefault((gi, entry.computeInstanceId), []).append(entry)
     return {ids: parse_processes(own, memory_bytes) for ids, own in found.items()}
 
 
