@@ -51,6 +51,10 @@ class DeviceIndex:
         """Index the devices by UUID, MIG UUID, minor and (GPU, gi, ci)."""
         self._gpus = {device.uuid.casefold(): device for device in devices}
         self._minors = {d.minor: d for d in devices if d.minor is not None}
+        if not self._minors:
+            # DCGM does not tell minors, and takes the two for one (dcgm-exporter,
+            # transformation/kubernetes.go: "nvidia" and DCGM's index).
+            self._minors = {d.index: d for d in devices if d.index is not None}
         self._mig = {
             instance.uuid.casefold(): unit_of(device.uuid, instance)
             for device in devices

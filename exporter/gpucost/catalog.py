@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-MetricType = Literal["counter", "gauge", "info"]
+MetricType = Literal["counter", "gauge"]
 
 
 class Family(Struct, frozen=True):

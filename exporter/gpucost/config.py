@@ -153,6 +153,9 @@ class Dcgm(_Section, frozen=True):
     """Its /metrics; unset: found among the node's pods."""
     pod_selector: dict[Words, str] = field(default_factory=dict)
     """Pod labels to find it by; unset: app=nvidia-dcgm-exporter and its Helm chart's."""
+    namespaces: tuple[Words, ...] = ()
+    """Where to look for it; unset: anywhere. What it says decides who pays: name its namespace
+    where tenants may make pods that carry its labels."""
     port: Annotated[int, Meta(ge=1, le=65_535)] = 9400
     """Of the exporter found among the node's pods."""
     timeout_seconds: Seconds = 3.0
@@ -338,17 +341,10 @@ def _name_key(path: str, raw: object) -> str:
     return path
 
 
-def _check(config: Config) -> None:
-    """What types cannot say. Raises ConfigError."""
-    try:
-        _ = config.zone
-    except (KeyError, ValueError, OSError) as error:
-        raise ConfigError(
-            f"billing_time_zone: no time zone `{config.billing_time_zone}`. Use an IANA name such"
-            " as Europe/Berlin."
-        ) from error
+def _check_prices(stated: Prices) -> None:
+    """Rows and discounts that could not be meant. Raises ConfigError."""
     earlier: dict[object, int] = {}
-    for index, row in enumerate(config.prices.table):
+    for index, row in enumerate(stated.table):
         path = f"prices.table[{index}]"
         prices = [row.gpu_usd_per_hour, row.node_usd_per_hour, row.on_premises]
         if sum(price is not None for price in prices) != 1:
@@ -367,6 +363,33 @@ def _check(config: Config) -> None:
                 f"{path}: states the same conditions as prices.table[{first}], so it could never"
                 " apply. Remove one of them."
             )
+    models: dict[str, str] = {}
+    for model in stated.fallback:
+        alike = re.sub(r"[^a-z0-9]+", "-", model.casefold())
+        if alike in models:
+            raise ConfigError(
+                f"prices.fallback[{model}]: the same model as prices.fallback[{models[alike]}]."
+                " Keep one of them."
+            )
+        models[alike] = model
+    for index, discount in enumerate(stated.discounts):
+        if discount in stated.discounts[:index]:
+            raise ConfigError(
+                f"prices.discounts[{index}]: given twice, so it would be taken off twice. Remove"
+                " one, or give it another name."
+            )
+
+
+def _check(config: Config) -> None:
+    """What types cannot say. Raises ConfigError."""
+    try:
+        _ = config.zone
+    except (KeyError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"billing_time_zone: no time zone `{config.billing_time_zone}`. Use an IANA name such"
+            " as Europe/Berlin."
+        ) from error
+    _check_prices(config.prices)
     if 2 * config.scrape_interval_seconds > config.linger_seconds:
         raise ConfigError(
             "linger_seconds: ended pods' counters must stay for at least two scrape intervals"

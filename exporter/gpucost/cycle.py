@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpucost.attribution import attribute
-from gpucost.ledger import accrue, opened
+from gpucost.ledger import MAX_WORKLOADS, OTHER, accrue, opened
 from gpucost.model import (
     HOLDER_STATES,
     HOUR_SECONDS,
@@ -23,6 +23,7 @@ from gpucost.model import (
     Ledger,
     Method,
     Priced,
+    Problem,
     Rate,
     Report,
     Seat,
@@ -115,7 +116,7 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         unhealthy_paid_by=config.unhealthy_paid_by,
     )
     now = usages(snapshot, shares, ledger.tenures, prices, thresholds, ledger.clock_seconds)
-    if booted := _provisioning_seconds(before, snapshot, seconds, terms):
+    if booted := _provisioning_seconds(before, snapshot, shares, seconds, terms):
         until = snapshot.wall_time - seconds
         stretches = by_month(until, booted, config.zone)
         ledger = _provisioned(ledger, snapshot, prices, stretches, shown_at)
@@ -127,7 +128,12 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         usages=now,
         prices=prices,
         ledger=ledger,
-        problems=(*snapshot.problems, *attributed.problems, *pricing.problems),
+        problems=(
+            *snapshot.problems,
+            *attributed.problems,
+            *pricing.problems,
+            *_crowded(ledger),
+        ),
         priced=priced,
         attributed=attributed,
         month=month_of(snapshot.wall_time, config.zone),
@@ -172,15 +178,36 @@ def _attributed(
     return Attributed(devices, holdings, mig_split, pods, shares, problems, seats)
 
 
+def _crowded(ledger: Ledger) -> tuple[Problem, ...]:
+    """A Problem where a month has more workloads than have an account of their own."""
+    if len(ledger.months) < MAX_WORKLOADS or not any(w.workload == OTHER for w in ledger.months):
+        return ()
+    return (
+        Problem(
+            "ledger",
+            "workload_limit",
+            f"More than {MAX_WORKLOADS} workloads in a month on this node; the rest is charged"
+            f' together as workload="{OTHER}".',
+            "Name what belongs together with the annotation gpucost.io/workload on its pods.",
+        ),
+    )
+
+
 def _provisioning_seconds(
-    before: Report | None, snapshot: Snapshot, seconds: float, terms: Terms
+    before: Report | None,
+    snapshot: Snapshot,
+    shares: Sequence[Share],
+    seconds: float,
+    terms: Terms,
 ) -> float:
     """The time from a young node's boot to its first reading; 0 if there is none to charge.
 
     Without the `seconds` that the reading itself speaks of.
     """
     first = bool(snapshot.gpus) and (before is None or not before.ledger.gpus)
-    if not first or terms.booted_at is None:
+    # Where a pod holds already, the node was usable already: this is a restart, or close to one.
+    held = any(share.holder is not None for share in shares)
+    if not first or held or terms.booted_at is None:
         return 0.0
     age = snapshot.wall_time - terms.booted_at
     return max(0.0, age - seconds) if 0 < age < YOUNG_NODE_SECONDS else 0.0

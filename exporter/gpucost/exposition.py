@@ -9,6 +9,7 @@ together, because Prometheus's increase() never sees a series' first value
 from __future__ import annotations
 
 import re
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ from gpucost.model import (
 from gpucost.tenure import UNKNOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from gpucost.model import Payer, Seat, Usage, Worker
 
@@ -291,8 +292,8 @@ def mean_activity(usages: Sequence[Usage]) -> float | None:
 def _pod_labels(page: _Page, report: Report) -> None:
     for pod in (report.snapshot.pods or {}).values():
         published = {
-            **{f"label_{_label_name(k)}": v for k, v in sorted(pod.labels.items())},
-            **{f"annotation_{_label_name(k)}": v for k, v in sorted(pod.annotations.items())},
+            **_label_names("label_", pod.labels),
+            **_label_names("annotation_", pod.annotations),
         }
         if published and pod.gpu_containers and not pod.finished:
             page.put(
@@ -300,9 +301,19 @@ def _pod_labels(page: _Page, report: Report) -> None:
             )
 
 
-def _label_name(key: str) -> str:
-    """A Kubernetes label key as a Prometheus label name, as kube-state-metrics writes it."""
-    return re.sub(r"[^a-zA-Z0-9_]", "_", key)
+def _label_names(prefix: str, labels: Mapping[str, str]) -> dict[str, str]:
+    """Kubernetes labels under Prometheus names, as kube-state-metrics writes them.
+
+    Keys that come out alike (`a.b` and `a-b`) are told apart by `_conflict1`, `_conflict2`...
+    """
+    plain = {key: prefix + re.sub(r"[^a-zA-Z0-9_]", "_", key) for key in sorted(labels)}
+    alike = Counter(plain.values())
+    seen: Counter[str] = Counter()
+    names: dict[str, str] = {}
+    for key, name in plain.items():
+        seen[name] += 1
+        names[name if alike[name] == 1 else f"{name}_conflict{seen[name]}"] = labels[key]
+    return names
 
 
 def _months(page: _Page, report: Report, now: float | None) -> None:

@@ -41,6 +41,11 @@ from gpucost.tenure import UNKNOWN, Patience
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+MAX_WORKLOADS = 1000
+"""Accounts of a node and month; what comes after has one account together, `OTHER`."""
+
+OTHER = "other"
+
 EMPTY = Account(seconds={})
 """An account at its first moment."""
 
@@ -127,7 +132,7 @@ def opened(
                 pods[payer] = held
         if tenure.pending:
             for month, waiting in tenure.pending.items():
-                key = workload_of(payer, month)
+                key = _month_key(months, payer, month)
                 months[key] = merged(months.get(key, EMPTY), waiting, shown_at)
             _add_energy(energy, worker_of(payer), tenure.pending_joules, shown_at)
             kept[seat] = replace(tenure, pending={}, pending_joules=0.0)
@@ -250,10 +255,20 @@ def _xids(
         if accounts[gpu.device.uuid].labels is None:
             continue
         for xid, count in gpu.xid_events.items():
-            before = counts.get((gpu.device.uuid, xid))
-            first = shown_at if before is None else before.shown_at
-            counts[gpu.device.uuid, xid] = XidCount(count, first)
+            before = counts.get((gpu.device.uuid, xid)) or XidCount(0, shown_at, 0)
+            new = count - before.read if count >= before.read else count
+            counts[gpu.device.uuid, xid] = XidCount(before.count + new, before.shown_at, count)
     return counts
+
+
+def _month_key(months: Collection[Workload], payer: Payer, month: str) -> Workload:
+    """The month's account that a payer's dollars go to: its own, or past the limit `other`."""
+    key = workload_of(payer, month)
+    if key in months or len(months) < MAX_WORKLOADS or payer.holder == NODE:
+        return key
+    if sum(known.month == month for known in months) < MAX_WORKLOADS:
+        return key
+    return replace(key, namespace=OTHER, workload=OTHER, workload_kind="", team="")
 
 
 def accrue(
@@ -300,7 +315,9 @@ def accrue(
                 pending_joules=tenure.pending_joules + spent,
             )
             continue
-        by_workload.setdefault(workload_of(tenure.payer, month), []).extend(rates)
+        key = _month_key(months, tenure.payer, month)
+        months.setdefault(key, EMPTY)
+        by_workload.setdefault(key, []).extend(rates)
         if seat.holder != NODE:
             held = pods[tenure.payer]
             account = credited(held.account, rates, seconds, shown_at)
@@ -308,7 +325,7 @@ def accrue(
             if spent > 0:
                 _add_energy(energy, worker_of(tenure.payer), spent, shown_at)
     for key, rates in by_workload.items():
-        months[key] = credited(months.get(key, EMPTY), rates, seconds, shown_at)
+        months[key] = credited(months[key], rates, seconds, shown_at)
     return replace(
         ledger,
         clock_seconds=clock + seconds,

@@ -82,10 +82,15 @@ class OpenSources:
             return reader
         return Paced(
             reader,
-            lambda: self._shown().pods,  # another object when one changed
+            self._pods_now,
             settle_seconds=KUBELET_SETTLE_SECONDS,
             interval_seconds=KUBELET_INTERVAL_SECONDS,
         )
+
+    def _pods_now(self) -> object:
+        """The pods as shown: another object when one changed, or while nobody can tell."""
+        shown = self._shown()
+        return object() if shown.problems else shown.pods
 
     def _found_dcgm(self, config: Config) -> Asked[DeviceRead | None] | None:
         """DCGM's page, where one is known or may yet be found among the node's pods."""

@@ -98,7 +98,12 @@ class Loop:
         due = time.monotonic()
         while not stop.is_set():
             first = self._report is None
-            self.step()
+            try:
+                self.step()
+            except Exception:
+                # The border: the ledger lives in memory, and a bug met in one cycle must not
+                # take it along. The next cycle charges the time; without one `alive` ends.
+                log.exception("a cycle failed: please report this with `gpucost record`")
             if first:
                 calm_collector()
             self._cycle_seconds = cycle_seconds()

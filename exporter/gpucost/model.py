@@ -527,10 +527,14 @@ class Energy(Struct, frozen=True):
 
 
 class XidCount(Struct, frozen=True):
-    """XID events of one GPU and code, and the ledger's clock when they were first shown."""
+    """XID events of one GPU and code, and the ledger's clock when they were first shown.
+
+    `read` is what the source last counted: it begins anew when the source is opened again.
+    """
 
     count: int
     shown_at: float
+    read: int
 
 
 class Ledger(Struct, frozen=True):

@@ -57,7 +57,9 @@ def replay(folder: Path, advance_seconds: float, name: str, at: float | None) ->
     now. `name` may be empty: then the recording says it. Raises RecordingError and ConfigError.
     """
     frames = load(folder)
-    start = recorded_at(frames[0]) if at is None else at
+    dated = ((frame.at_seconds, recorded_at(frame)) for frame in frames)
+    said = next((moment - seconds for seconds, moment in dated if moment is not None), None)
+    start = said if at is None else at
     try:
         play = _Play(frames, time.time() if start is None else start, name or node_name(frames))
     except ConfigError as error:

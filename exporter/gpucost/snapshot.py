@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpucost.attribution import DeviceIndex
 from gpucost.merge import merge_devices
 from gpucost.model import (
     Device,
     GpuReading,
+    Holder,
+    Holding,
     Holdings,
     Node,
     Problem,
@@ -29,7 +32,7 @@ from gpucost.sources.base import ClusterRead, DeviceRead, HoldingsRead
 from gpucost.waste import readings_by_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from gpucost.model import Pod
     from gpucost.reader import Asked
@@ -103,7 +106,7 @@ class Gatherer:
 
         pods = None if cluster is None else cluster.pods
         gpus = self._devices(nvml, dcgm)
-        holdings = self._holders(kubelet, dcgm, pods, clock_seconds)
+        holdings = self._holders(kubelet, dcgm, pods, gpus, clock_seconds)
         self._watch_signals(gpus, clock_seconds)
         node = None if cluster is None else cluster.node
         return Snapshot(
@@ -162,13 +165,17 @@ class Gatherer:
         kubelet: HoldingsRead | None,
         dcgm: DeviceRead | None,
         pods: Mapping[tuple[str, str], Pod] | None,
+        gpus: Sequence[GpuReading],
         clock_seconds: float,
     ) -> Holdings | None:
         """Who holds what: the kubelet's word, its last word for a while, else DCGM's labels."""
         if kubelet is not None:
-            self._holdings, self._holdings_at = kubelet.holdings, clock_seconds
-            return kubelet.holdings
-        if self._holdings is not None and clock_seconds - self._holdings_at < self._keep_holders:
+            held = kubelet.holdings
+            if not self._nvml.gpus and dcgm is not None and dcgm.holdings is not None:
+                held = _in_dcgms_words(held, dcgm.holdings, [gpu.device for gpu in gpus])
+            self._holdings, self._holdings_at = held, clock_seconds
+            return held
+        if self._holdings is not None and clock_seconds - self._holdings_at <= self._keep_holders:
             return _still_shown(self._holdings, pods)
         if dcgm is not None and dcgm.holdings is not None:
             return dcgm.holdings
@@ -232,6 +239,27 @@ def _unseen(gpu: GpuReading) -> GpuReading:
 def _missing(gpu: GpuReading) -> GpuReading:
     """A known GPU that the driver no longer lists: fallen off the bus, and still billed."""
     return replace(_unseen(gpu), faults=("missing",), seen=True)
+
+
+def _in_dcgms_words(kubelet: Holdings, dcgm: Holdings, devices: Sequence[Device]) -> Holdings:
+    """The kubelet's holdings, where it names no device here as DCGM names that holder's.
+
+    DCGM knows no MIG UUIDs; without NVML its pod labels are all that joins the two.
+    """
+    index = DeviceIndex(devices)
+    kept = [h for h in kubelet.holdings if index.resolve(h.device_id) is not None]
+    if len(kept) == len(kubelet.holdings):
+        return kubelet
+    strangers = [h for h in kubelet.holdings if index.resolve(h.device_id) is None]
+    taken = {index.resolve(h.device_id) for h in kept}
+    named: dict[Holder, list[Holding]] = {}
+    for holding in dcgm.holdings:
+        if index.resolve(holding.device_id) not in taken:
+            named.setdefault(holding.holder, []).append(holding)
+    holders = {h.holder for h in strangers}
+    found = [h for holder in sorted(holders & named.keys()) for h in named[holder]]
+    unknown = [h for h in strangers if h.holder not in named]
+    return replace(kubelet, holdings=(*kept, *found, *unknown))
 
 
 def _still_shown(holdings: Holdings, pods: Mapping[tuple[str, str], Pod] | None) -> Holdings:

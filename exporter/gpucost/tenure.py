@@ -139,6 +139,8 @@ def _seen_again(
         if pod is not None and pod.started_at is not None and pod.started_at < since:
             held_before += since - pod.started_at
             since = pod.started_at
+    # The first look at the pod: at the ledger's start, or when the API server answers after it.
+    first = clock_seconds == 0 or (before.opened_at == 0 and not before.uid)
     return Tenure(
         uid=tenure.uid,
         opened_at=tenure.opened_at,
@@ -147,7 +149,7 @@ def _seen_again(
         held_before=held_before,
         payer=tenure.payer,
         pending=tenure.pending,
-        started=tenure.started or _has_started(pod, measured, busy=busy, first=clock_seconds == 0),
+        started=tenure.started or _has_started(pod, measured, busy=busy, first=first),
         last_active=snapshot.wall_time if busy else tenure.last_active,
         memory_peak_bytes=peak,
         pending_joules=tenure.pending_joules,
@@ -162,10 +164,11 @@ def _has_started(
 
     With a readiness probe: at its first Ready. Without one a pod is Ready as soon as it runs,
     so its first activity counts instead, where there is a signal to see it by. A pod that was
-    Ready before we first looked may have worked before: it is not called a cold start.
+    Ready before we first looked may have worked before: it is not called a cold start. Of a pod
+    that the API server does not show (yet), nothing is known.
     """
     if pod is None:
-        return True
+        return False
     if pod.ready_probe:
         return pod.ready
     blind = all(reading.activity is None for reading in readings)

@@ -232,8 +232,14 @@ def parse_node(document: Document) -> Node:
 
 
 def on_node(pod: PodObject, node_name: str) -> bool:
-    """Whether a pod is on the node (an empty name: on any)."""
-    return not node_name or (pod.spec is not None and pod.spec.node_name == node_name)
+    """Whether a pod is on the node (an empty name: on any).
+
+    A pod that runs and names no node is on the one whose list it stands in.
+    """
+    stated = "" if pod.spec is None else pod.spec.node_name or ""
+    if stated or not node_name:
+        return not node_name or stated == node_name
+    return pod.status is not None and pod.status.phase not in ("", None, "Pending")
 
 
 def pod_of(found: PodObject, settings: Kubernetes, resource_names: Collection[str] = ()) -> Pod:
@@ -298,6 +304,7 @@ def dcgm_url_of(found: PodObject, settings: Dcgm) -> str | None:
     status = found.status
     if (
         not chosen
+        or (settings.namespaces and found.metadata.namespace not in settings.namespaces)
         or status is None
         or not status.pod_ip
         or status.phase != "Running"
