@@ -55,6 +55,9 @@ _LOOPING_RESTARTS = 2
 between two back-offs."""
 
 
+_USED, _UNDERUSED = State.USED, State.UNDERUSED  # Python 3.11 takes long to look one up
+
+
 class Thresholds(Struct, frozen=True):
     """The settings that decide states."""
 
@@ -132,11 +135,12 @@ def usages(
                 thresholds,
                 clock_seconds,
             )
+        payer = _payer(gpu, share, thresholds)
         usd = prices[share.gpu_uuid].usd_per_hour
         rates = [
             Rate(
                 share.gpu_uuid,
-                _payer(share, state, thresholds),
+                payer,
                 state,
                 share.ratio * part,
                 None if usd is None else usd * share.ratio * part / HOUR_SECONDS,
@@ -154,10 +158,9 @@ def usages(
     return tuple(found)
 
 
-def _payer(share: Share, state: State, thresholds: Thresholds) -> Holder | None:
-    if state is State.UNHEALTHY and thresholds.unhealthy_paid_by == "node":
-        return None
-    return share.holder
+def _payer(gpu: GpuReading, share: Share, thresholds: Thresholds) -> Holder | None:
+    """Who pays for a share: its holder, unless the node pays for what is unhealthy."""
+    return None if gpu.faults and thresholds.unhealthy_paid_by == "node" else share.holder
 
 
 def _free_state(
@@ -212,7 +215,7 @@ def _held_states(
         return ((State.UNMEASURED, 1.0),)
     if not busy:
         return ((State.IDLE, 1.0),)
-    return ((State.USED, activity.ratio), (State.UNDERUSED, 1.0 - activity.ratio))
+    return ((_USED, activity.ratio), (_UNDERUSED, 1.0 - activity.ratio))
 
 
 def held_seconds(tenure: Tenure, clock_seconds: float) -> float:
