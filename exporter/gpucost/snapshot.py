@@ -61,7 +61,7 @@ class Sources(Struct, frozen=True):
 
 
 class Gatherer:
-    """Makes Snapshots. It remembers only what bridges a silence: devices, holders, signals."""
+    """Makes Snapshots; remembers only what bridges a silence: node, devices, holders, signals."""
 
     def __init__(self, sources: Sources, node: Node, keep_holders_seconds: float = 300.0) -> None:
         """Take the sources, and the node as settings and flags describe it.
@@ -70,6 +70,7 @@ class Gatherer:
         """
         self.sources = sources
         self._node = node
+        self._shown_node: Node | None = None
         self._keep_holders = keep_holders_seconds
         self._last_success: dict[str, float] = {}
         self._statuses: list[SourceStatus] = []
@@ -108,7 +109,9 @@ class Gatherer:
         gpus = self._devices(nvml, dcgm)
         holdings = self._holders(kubelet, dcgm, pods, gpus, clock_seconds)
         self._watch_signals(gpus, clock_seconds)
-        node = None if cluster is None else cluster.node
+        if cluster is not None and cluster.node is not None:
+            self._shown_node = cluster.node
+        node = self._shown_node  # the last known: without its type it would have no price
         return Snapshot(
             wall_time=wall_time,
             node=self._node if node is None else _completed(node, self._node),
