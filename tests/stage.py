@@ -111,7 +111,8 @@ class Stage:
         """The pod is gone, and what it held is free."""
         self.held = [it for it in self.held if it.holder != holder]
         if self.pods is not None:
-            self.pods.pop((holder.namespace, holder.pod), None)
+            ended = (holder.namespace, holder.pod)
+            self.pods = {key: it for key, it in self.pods.items() if key != ended}
 
     def snapshot(self) -> Snapshot:
         """The node now."""
@@ -121,7 +122,7 @@ class Stage:
             node_known=self.node_known,
             gpus=self.gpus,
             holdings=Holdings(tuple(self.held)) if self.kubelet_speaks else None,
-            pods=None if self.pods is None else dict(self.pods),
+            pods=self.pods,
         )
 
     def cycle(self, seconds: float = 5.0, times: int = 1) -> Report:

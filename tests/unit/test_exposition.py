@@ -352,11 +352,16 @@ def test_published_labels_are_named_as_kube_state_metrics_names_them() -> None:
         assert samples(stage.cycle(), "gpucost_pod_labels") == []
 
 
-def test_published_keys_that_become_one_name_are_one_label() -> None:
+def test_published_keys_that_become_one_name_are_told_apart_as_kube_state_metrics_does() -> None:
     stage = Stage()
     stage.hold(shown=pod(labels={"a.b": "1", "a-b": "2", "a_b": "3"}))
     info = the(samples(stage.cycle(), "gpucost_pod_labels"))
-    assert [name for name in info.labels if name.startswith("label_")] == ["label_a_b"]
+    published = {name: value for name, value in info.labels.items() if name.startswith("label_")}
+    assert published == {
+        "label_a_b_conflict1": "2",
+        "label_a_b_conflict2": "1",
+        "label_a_b_conflict3": "3",
+    }
 
 
 def test_problems_are_counted_by_source_and_kind() -> None:

@@ -299,17 +299,29 @@ UNREADY = ContainerStatus(ADA.container, running=True)
         # Where no signal could show that, Ready has to do.
         (pod(), None, True),
         (pod(ready=False), None, False),
-        # Nobody shows the pod: nothing says that it is starting.
-        (None, 0.0, True),
     ],
 )
-def test_a_cold_start_ends(shown_pod: Pod | None, activity: float | None, *, started: bool) -> None:
+def test_a_cold_start_ends(shown_pod: Pod, activity: float | None, *, started: bool) -> None:
     stage = Stage(gpu(activity=activity))
     stage.cycle(times=2)  # it was not there when we first looked
     stage.hold(shown=shown_pod)
     report = stage.cycle()
     assert tenure(report).started is started
     assert ("starting" in by_label(report, RENT, "state")) is not started
+
+
+def test_a_pod_that_nobody_shows_is_not_said_to_be_starting() -> None:
+    stage = Stage()
+    stage.cycle(times=2)
+    stage.hold()
+    stage.cycle()
+    # It turns out to have been starting all the while.
+    stage.show(pod(ready_probe=True, ready=False))
+    report = stage.cycle()
+    assert by_label(report, RENT, "state") == {
+        "idle": pytest.approx(0.005),
+        "starting": pytest.approx(0.005),
+    }
 
 
 def test_a_pod_that_was_ready_before_we_first_looked_is_not_called_a_cold_start() -> None:
