@@ -92,6 +92,9 @@ Every family that gpucost publishes. Units are base units, in the names; counter
 `_total`. A series that is absent means that the value is not known: it is never shown as 0.
 Counters are first shown at 0 and stay there for two scrape intervals, so that `increase()` sees
 the first dollar; see [design.md](design.md) for why the numbers add up.
+
+Beside them `/metrics` has the usual `process_*` and `python_info` of the exporter's own process,
+which carry no `node` label.
 """
 
 
