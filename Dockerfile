@@ -5,7 +5,7 @@
 # BASE_IMAGE is any Debian or Ubuntu with python3 >= 3.11 and its venv module; both stages use
 # it, since a virtual environment points at the interpreter it was made with. Pin it by digest
 # where builds must be repeatable: --build-arg BASE_IMAGE=python:3.12-slim-bookworm@sha256:...
-ARG BASE_IMAGE=python:3.12-slim-bookworm
+ARG BASE_IMAGE=python:3.12.12-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
 WORKDIR /src
