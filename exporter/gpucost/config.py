@@ -235,8 +235,21 @@ class Config(_Section, frozen=True):
         return ZoneInfo(self.billing_time_zone)
 
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
 class UniqueKeys(yaml.SafeLoader):
     """YAML lets a later duplicate key win in silence; a price table must not."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:  # noqa: ANN401 - PyYAML's signature
+        """A plain value. Raises ConfigError for text that UTF-8 cannot write."""
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
+            raise ConfigError(
+                f"{_where(node.start_mark)}: half of a surrogate pair (\\uD800 to \\uDFFF) is no"
+                " character and could not be published. Write the character itself."
+            )
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
         """A mapping. Raises ConfigError for a key given twice."""

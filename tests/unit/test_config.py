@@ -100,6 +100,10 @@ def test_a_quoted_date_is_a_date_too() -> None:
         ("cycle_seconds: 5\ncycle_seconds: 6", ["line 2", "`cycle_seconds` is given twice"]),
         ("prices: {fallback: {L4: 1, L4: 2}}", ["`L4` is given twice", "Keep one"]),
         (
+            'cycle_seconds: 5\nnode: {region: "\\ud800"}',
+            ["line 2, column 16", "surrogate", "Write the character"],
+        ),
+        (
             "prices: {table: [{region: r, gpu_usd_per_hour: 1}, {region: r, gpu_usd_per_hour: 8}]}",
             ["prices.table[1]", "prices.table[0]", "Remove one"],
         ),
