@@ -104,7 +104,7 @@ class Loop:
                 # The border: the ledger lives in memory, and a bug met in one cycle must not
                 # take it along. The next cycle charges the time; without one `alive` ends.
                 log.exception("a cycle failed: please report this with `gpucost record`")
-            if first:
+            if first and self._report is not None:
                 calm_collector()
             self._cycle_seconds = cycle_seconds()
             due = max(due + self._cycle_seconds, time.monotonic())

@@ -56,7 +56,7 @@ def main(watch_seconds: float) -> None:
     """Measure and print."""
     with played("dense") as node:
         env = node.env | {"PYTHONPATH": f"{ROOT / 'exporter'}:{HERE.parent}"}
-        command = [sys.executable, HERE / "in_process.py", node.folder, str(CYCLES)]
+        command = [sys.executable, str(HERE / "in_process.py"), str(node.folder), str(CYCLES)]
         done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
         inside = json.loads(done.stdout)
         dense = watch(gpucost(node), node.env, watch_seconds)
@@ -95,7 +95,7 @@ def played(kind: str) -> Iterator[Played]:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         env = os.environ | {"PYTHONPATH": f"{ROOT / 'exporter'}:{HERE.parent}"}
-        command = [sys.executable, HERE / "played_node.py", folder, kind]
+        command = [sys.executable, str(HERE / "played_node.py"), made, kind]
         player = subprocess.Popen(
             command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
