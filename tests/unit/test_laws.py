@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from gpucost.model import Account
 
 law = settings(
-    max_examples=25,
+    max_examples=100,
     deadline=None,
     phases=set(Phase) - {Phase.explain},
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+law_of_pages = settings(law, max_examples=20)  # a page takes long to encode and to parse
 
 SERIES_OF_SOURCES = frozenset({"gpucost_gpu_energy_joules_total", "gpucost_gpu_xid_events_total"})
 """Counters that their source keeps: they restart with it."""
@@ -147,7 +148,7 @@ def test_unknown_is_never_idle_never_free_and_never_work(world: World) -> None:
                 assert State.UNALLOCATED not in states
 
 
-@law
+@law_of_pages
 @given(worlds())
 def test_an_unpriced_gpu_is_counted_in_seconds_and_never_in_zero_dollars(world: World) -> None:
     ever_priced: set[str] = set()
@@ -174,7 +175,7 @@ def test_an_unpriced_gpu_is_counted_in_seconds_and_never_in_zero_dollars(world: 
 # --- 3. Shares sum to 1 -------------------------------------------------------------------------
 
 
-@law
+@law_of_pages
 @given(worlds())
 def test_the_shares_of_every_gpu_sum_to_1_and_are_published_so(world: World) -> None:
     for cycle in run(world):
@@ -244,7 +245,7 @@ def test_ten_cycles_of_a_second_charge_what_one_of_ten_seconds_does(world: World
 # --- 5. Counters --------------------------------------------------------------------------------
 
 
-@law
+@law_of_pages
 @given(worlds())
 def test_counters_never_fall_from_one_page_to_the_next(world: World) -> None:
     for before, after in pairwise([counters(page(cycle.report)) for cycle in run(world)]):
@@ -253,7 +254,7 @@ def test_counters_never_fall_from_one_page_to_the_next(world: World) -> None:
                 assert value >= before.get(key, 0.0), key
 
 
-@law
+@law_of_pages
 @given(worlds())
 def test_a_new_counter_is_shown_at_0_for_two_scrape_intervals(world: World) -> None:
     first_shown: dict[Series, float] = {}
@@ -270,7 +271,7 @@ def test_a_new_counter_is_shown_at_0_for_two_scrape_intervals(world: World) -> N
                 assert value == 0, key
 
 
-@law
+@law_of_pages
 @given(worlds())
 def test_what_was_counted_shows_after_two_scrape_intervals(world: World) -> None:
     last = run(world)[-1]
@@ -284,7 +285,7 @@ def test_what_was_counted_shows_after_two_scrape_intervals(world: World) -> None
     assert counters(page(later)) == counters(page(later, reveal=True))
 
 
-@law
+@law_of_pages
 @given(worlds())
 def test_all_states_of_a_subject_come_together(world: World) -> None:
     for cycle in run(world):
@@ -303,7 +304,7 @@ def test_all_states_of_a_subject_come_together(world: World) -> None:
                 assert found == set(NODE_STATES)
 
 
-@law
+@law_of_pages
 @given(worlds(deeds=CALM - {"recreate", "end"}, linger_seconds=86_400.0))
 def test_counters_keep_their_labels_for_life(world: World) -> None:
     found: defaultdict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
@@ -333,7 +334,7 @@ def test_labels_settle_within_their_wait_and_one_cycle(world: World) -> None:
                 assert gpu.labels is not None
 
 
-@law
+@law_of_pages
 @given(worlds())
 def test_gauges_of_an_ended_holder_go_at_once_and_its_counters_linger(world: World) -> None:
     last_held: dict[tuple[str, str, str], float] = {}
@@ -401,7 +402,7 @@ def test_every_month_that_is_shown_adds_up_to_its_bill(world: World) -> None:
         assert report.month == month
 
 
-@law
+@law_of_pages
 @given(worlds(deeds=CALM))
 def test_revealed_pages_add_up_over_gpus_pods_and_workloads(world: World) -> None:
     report = run(world)[-1].report
@@ -433,7 +434,7 @@ def _is_labelled(report: Report, seat: Seat) -> bool:
 # --- The page itself ----------------------------------------------------------------------------
 
 
-@law
+@law_of_pages
 @given(worlds())
 def test_every_sample_is_a_finite_number_under_the_labels_of_the_catalogue(world: World) -> None:
     for cycle in run(world):
