@@ -112,7 +112,8 @@ def played(kind: str) -> Iterator[Played]:
                     "FAKE_NVML_SCENARIO": str(folder / "nvml.world"),
                     "LD_LIBRARY_PATH": str(Path(said["library"]).parent),
                     "KUBECONFIG": str(folder / "kubeconfig"),
-                    "MALLOC_ARENA_MAX": "2",  # as the image sets it (Dockerfile)
+                    "MALLOC_ARENA_MAX": "2",  # as the image sets them (Dockerfile)
+                    "MALLOC_TRIM_THRESHOLD_": "131072",
                 },
             )
         finally:
