@@ -223,21 +223,20 @@ def _gpus_opened(
     gpus = dict(ledger.gpus)
     for gpu in snapshot.gpus:
         device = gpu.device
-        before = gpus.get(device.uuid) or GpuAccount(account=EMPTY, opened_at=clock)
-        waited = clock - before.opened_at >= patience.labels_wait_seconds
-        if before.labels is None and (
+        if device.uuid not in gpus:
+            number = "" if device.index is None else str(device.index)
+            awaited = GpuLabels(gpu=number, gpu_model=device.model, capacity_type=UNKNOWN)
+            gpus[device.uuid] = GpuAccount(EMPTY, opened_at=clock, awaited=awaited)
+    # One that is gone already gets its labels too: its seconds are part of the bill.
+    for uuid, account in gpus.items():
+        waited = clock - account.opened_at >= patience.labels_wait_seconds
+        if account.awaited is not None and (
             snapshot.node_known or waited or not patience.labels_expected
         ):
-            before = GpuAccount(
-                account=_stamped(before.account, shown_at),
-                opened_at=before.opened_at,
-                labels=GpuLabels(
-                    gpu="" if device.index is None else str(device.index),
-                    gpu_model=device.model,
-                    capacity_type=snapshot.node.capacity_type or UNKNOWN,
-                ),
-            )
-        gpus[device.uuid] = before
+            capacity_type = snapshot.node.capacity_type or UNKNOWN
+            labels = replace(account.awaited, capacity_type=capacity_type)
+            shown = _stamped(account.account, shown_at)
+            gpus[uuid] = GpuAccount(shown, account.opened_at, labels)
     return gpus
 
 
@@ -296,7 +295,7 @@ def accrue(
         gpu = gpus[uuid]
         shown = None if gpu.labels is None else shown_at
         account = credited(gpu.account, rates, seconds, shown)
-        gpus[uuid] = GpuAccount(account, gpu.opened_at, gpu.labels)
+        gpus[uuid] = GpuAccount(account, gpu.opened_at, gpu.labels, gpu.awaited)
 
     node, tenures = ledger.node, dict(ledger.tenures)
     pods, months = dict(ledger.pods), dict(ledger.months)

@@ -455,6 +455,8 @@ class GpuAccount(Struct, frozen=True):
     account: Account
     opened_at: float
     labels: GpuLabels | None = None
+    awaited: GpuLabels | None = None
+    """Those labels that the GPU itself gives, while the node's are waited for."""
 
 
 class PodAccount(Struct, frozen=True):

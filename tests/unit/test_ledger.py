@@ -94,6 +94,20 @@ def test_a_gpus_counters_wait_for_the_node_and_lose_nothing_meanwhile() -> None:
     }
 
 
+def test_a_gpu_that_goes_before_its_labels_come_is_shown_with_what_it_cost() -> None:
+    stage = Stage(gpu(0), gpu(1))
+    stage.node_known = False
+    stage.cycle(times=3)
+    stage.gpus = without(stage.gpus, 1)
+    assert values(stage.cycle(), "gpucost_gpu_seconds_total") == []
+    stage.node_known = True
+    report = stage.cycle()
+    assert by_label(report, "gpucost_gpu_seconds_total", "uuid") == {"GPU-0": 20.0, "GPU-1": 10.0}
+    assert by_label(report, "gpucost_gpu_cost_usd_total", "gpu_model", gpu="1") == {
+        H100: pytest.approx(0.01)
+    }
+
+
 def test_a_gpus_labels_are_frozen() -> None:
     stage = Stage(gpu(0), gpu(1, 0.5))
     stage.cycle(times=2)
