@@ -259,6 +259,17 @@ def test_a_pod_that_asks_for_a_gpu_is_shown_before_it_holds_one() -> None:
     assert shown(report) == {"jupyter-ada": pytest.approx(0.005)}
 
 
+def test_a_pod_that_asked_and_went_before_its_labels_came_leaves_nothing() -> None:
+    stage = Stage()
+    stage.node_known = False
+    stage.show(pod(phase="Pending", ready=False))
+    stage.cycle(times=3)
+    stage.end()
+    stage.node_known = True
+    for _ in range(3):
+        assert shown(stage.cycle()) == {}
+
+
 def test_waiting_for_a_gpu_is_not_holding_it() -> None:
     stage = Stage(starting_max_seconds=60.0)
     asking = pod(phase="Pending", ready=False, ready_probe=True)
