@@ -266,7 +266,7 @@ def test_a_pod_that_asked_and_went_before_its_labels_came_leaves_nothing() -> No
     stage.cycle(times=3)
     stage.end()
     stage.node_known = True
-    for _ in range(3):
+    for _ in range(15):  # past the wait for labels
         assert shown(stage.cycle()) == {}
 
 
