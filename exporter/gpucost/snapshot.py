@@ -76,6 +76,7 @@ class Gatherer:
         self._statuses: list[SourceStatus] = []
         self._problems: list[Problem] = []
         self._nvml = _NO_DEVICES
+        self._in_nvml: set[str] = set()
         self._gpus: tuple[GpuReading, ...] = ()
         self._holdings: Holdings | None = None
         self._holdings_at = 0.0
@@ -147,9 +148,10 @@ class Gatherer:
 
     def _devices(self, nvml: DeviceRead | None, dcgm: DeviceRead | None) -> tuple[GpuReading, ...]:
         """The node's GPUs: as read now, else as last known but with nothing measured."""
-        authority = nvml if self.sources.nvml is not None else dcgm
+        nvmls_word = nvml  # None where it is silent, though its devices stay below
         if nvml is not None:
             self._nvml = nvml
+            self._in_nvml.update(gpu.device.uuid for gpu in nvml.gpus)
         elif self._nvml.gpus:
             # Still the ones that know the MIG UUIDs and minors that the kubelet's ids name.
             nvml = DeviceRead(gpus=tuple(_unseen(gpu) for gpu in self._nvml.gpus))
@@ -158,7 +160,9 @@ class Gatherer:
         present = {gpu.device.uuid for gpu in gpus}
         for known in self._gpus:
             if known.device.uuid not in present:
-                gone = _unseen(known) if authority is None else _missing(known)
+                # Only the source that showed it can say that it is gone.
+                word = nvmls_word if known.device.uuid in self._in_nvml else dcgm
+                gone = _unseen(known) if word is None else _missing(known)
                 gpus = (*gpus, gone)
         self._gpus = gpus
         return gpus

@@ -214,6 +214,17 @@ def test_a_gpu_that_the_driver_no_longer_lists_is_missing_and_still_billed() -> 
     assert [it.faults for it in answers.gather(20.0).gpus] == [(), ()]
 
 
+def test_a_gpu_that_only_dcgm_shows_is_not_missing_when_dcgm_fails_once() -> None:
+    answers = Answers()
+    answers.nvml = DeviceRead((gpu(0),))
+    answers.dcgm = DeviceRead((gpu(1),))
+    answers.gather()
+    answers.dcgm = GONE
+    assert [(it.faults, it.seen) for it in answers.gather(5.0).gpus] == [((), True), ((), False)]
+    answers.dcgm = DeviceRead((gpu(0),))
+    assert [it.faults for it in answers.gather(10.0).gpus] == [(), ("missing",)]
+
+
 def test_dcgm_alone_gives_devices_and_their_holders() -> None:
     answers = Answers(without=("nvml", "kubelet"))
     answers.dcgm = DeviceRead((gpu(0, 0.5),), holdings=held(BOB).holdings)
