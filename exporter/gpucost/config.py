@@ -285,18 +285,23 @@ def load(path: Path) -> Config:
     Raises ConfigError, which names the file, the field and the remedy.
     """
     try:
+        return parse(read_bounded(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def read_bounded(path: Path) -> bytes:
+    """Read a settings file of at most MAX_CONFIG_BYTES. Raises ConfigError, without the path."""
+    try:
         with path.open("rb") as file:
             text = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be read: {error.strerror}. Check the path and its permissions."
+            f"cannot be read: {error.strerror}. Check the path and its permissions."
         ) from error
     if len(text) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes. Is it the right file?")
-    try:
-        return parse(text)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"larger than {MAX_CONFIG_BYTES} bytes. Is it the right file?")
+    return text
 
 
 def parse(text: str | bytes) -> Config:

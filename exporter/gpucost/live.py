@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from gpucost.config import Config
     from gpucost.config_file import ConfigFile
     from gpucost.model import Snapshot
-    from gpucost.pricing import Catalogue
     from gpucost.reader import Asked
     from gpucost.sources.base import DeviceRead, HoldingsRead
 
@@ -135,7 +134,6 @@ class LiveNode:
         self._config_file = config_file
         self._node_name = node_name
         self._booted_at = booted_at()
-        self._catalogue: tuple[tuple[str, str], Catalogue] | None = None
         self.sources = OpenSources(self.config, node_name)
         self.gatherer = Gatherer(
             self.sources.asked, self._stated_node(), self.config.kubelet.keep_holders_seconds
@@ -158,7 +156,7 @@ class LiveNode:
         problem = self._config_file.problem
         return Terms(
             config=self.config,
-            catalogue=self._catalogue_for(snapshot.node),
+            catalogue=load_catalogue(snapshot.node.instance_type, snapshot.node.region),
             labels_expected=self.sources.kubernetes is not None,
             booted_at=self._booted_at,
             config_in_force=problem is None,
@@ -190,13 +188,6 @@ class LiveNode:
             capacity_type=stated.capacity_type or "",
             labels=stated.labels,
         )
-
-    def _catalogue_for(self, node: Node) -> Catalogue:
-        """The shipped table's rows for this node; read again only when it turns out another."""
-        key = (node.instance_type, node.region)
-        if self._catalogue is None or self._catalogue[0] != key:
-            self._catalogue = (key, load_catalogue(*key))
-        return self._catalogue[1]
 
 
 def booted_at() -> float | None:

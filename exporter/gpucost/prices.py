@@ -7,6 +7,7 @@ Figures are facts with their public source and day beside them (docs/operations.
 from __future__ import annotations
 
 import csv
+from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,12 @@ MODELS = "gpu_models.csv"
 names_source_date; sorted, lists separated by `; `."""
 
 
+@lru_cache(maxsize=2)
 def load_catalogue(instance_type: str, region: str) -> Catalogue:
-    """What the shipped table knows of an instance type; its prices for this region only."""
+    """What the shipped table knows of an instance type; its prices for this region only.
+
+    A node asks at every cycle, so the table is read again only when it turns out another type.
+    """
     names = index(load_models())
     return parse_catalogue(rows_of(PRICES), instance_type, region, names)
 

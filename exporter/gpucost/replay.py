@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gpucost.model import Report, Snapshot
-    from gpucost.pricing import Catalogue
 
 MAX_STEPS = 20_000
 """Past so many cycles in one stretch the steps grow. What is charged does not depend on the
@@ -80,7 +79,6 @@ class _Play:
         self._gatherer = Gatherer(
             self._sources(), self._node(), self._config.kubelet.keep_holders_seconds
         )
-        self._catalogue: tuple[tuple[str, str], Catalogue] | None = None
         self._report: Report | None = None
 
     def run(self, advance_seconds: float) -> Report:
@@ -120,12 +118,9 @@ class _Play:
         return self._report
 
     def _terms(self, snapshot: Snapshot) -> Terms:
-        key = (snapshot.node.instance_type, snapshot.node.region)
-        if self._catalogue is None or self._catalogue[0] != key:
-            self._catalogue = (key, load_catalogue(*key))
         return Terms(
             config=self._config,
-            catalogue=self._catalogue[1],
+            catalogue=load_catalogue(snapshot.node.instance_type, snapshot.node.region),
             labels_expected=self._has(PODS, NODE),
             booted_at=self._booted_at(),
             config_in_force=self._problem is None,

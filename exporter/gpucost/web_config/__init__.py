@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from gpucost.config import MAX_CONFIG_BYTES, ConfigError
+from gpucost.config import ConfigError, read_bounded
 from gpucost.web_config.file import context, parse
 from gpucost.web_config.passwords import Passwords
 
@@ -89,7 +89,7 @@ class WebConfig:
         self._watched = (self._path,)
         self._stamps = _stamps(self._watched)
         try:
-            text = _read(self._path)
+            text = read_bounded(self._path)
             file = parse(text)
             folder = self._path.parent
             tls = file.tls_server_config
@@ -105,19 +105,6 @@ class WebConfig:
             )
         except ConfigError as error:
             raise ConfigError(f"{self._path}: {error}") from None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be read: {error.strerror}. Check the path and its permissions."
-        ) from None
-    if len(text) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"larger than {MAX_CONFIG_BYTES} bytes. Is it the right file?")
-    return text
 
 
 def _replace(old: Guard, new: Guard) -> Guard:
