@@ -11,7 +11,7 @@ from gpucost.model import Node, Problem
 from gpucost.prices import load_catalogue
 from gpucost.reader import Direct, Found, Paced, Reader
 from gpucost.snapshot import Gatherer, Sources
-from gpucost.sources.base import ClusterRead, SourceError
+from gpucost.sources.base import ClusterRead
 from gpucost.sources.dcgm import DcgmSource
 from gpucost.sources.kube_api import in_kubernetes
 from gpucost.sources.kubernetes import KubernetesSource
@@ -33,6 +33,8 @@ KUBELET_INTERVAL_SECONDS = 30.0
 
 _GRACE_SECONDS = 1.0
 """A source's own deadline comes first: it knows better what was late."""
+
+_NOTHING_SHOWN = ClusterRead()
 
 PROC_STAT = Path("/proc/stat")
 
@@ -58,13 +60,14 @@ class OpenSources:
             else None
         )
         self._stated_url = config.dcgm.url
+        self._cluster = Direct("kubernetes", self.kubernetes.read) if self.kubernetes else None
         if self.kubernetes is not None:
             self.kubernetes.start()
         self.asked = Sources(
             nvml=Reader("nvml", self.nvml.read, config.nvml.timeout_seconds) if self.nvml else None,
             dcgm=self._found_dcgm(config),
             kubelet=self._paced_kubelet(config),
-            kubernetes=Direct("kubernetes", self.kubernetes.read) if self.kubernetes else None,
+            kubernetes=self._cluster,
             in_kubernetes=cluster or has_kubelet,
         )
 
@@ -107,11 +110,12 @@ class OpenSources:
         return None if url is None or self.dcgm is None else self.dcgm.read(url)
 
     def _shown(self) -> ClusterRead:
-        """What the API server has shown; nothing while it has not answered."""
-        try:
-            return ClusterRead() if self.kubernetes is None else self.kubernetes.read()
-        except SourceError:
-            return ClusterRead()
+        """What the API server has shown, as this cycle read it; nothing until it has answered.
+
+        The Gatherer asks it before the others.
+        """
+        outcome = None if self._cluster is None else self._cluster.outcome
+        return _NOTHING_SHOWN if outcome is None or outcome.value is None else outcome.value
 
     def close(self) -> None:
         """End it all. A source that hangs in a call is left to end with the process."""

@@ -11,6 +11,15 @@ from typing import NewType
 
 from msgspec import Struct
 
+
+class Value(Struct, frozen=True, gc=False):
+    """A frozen value: a tree of what was there before it, which cannot refer back to it.
+
+    So none is ever garbage in a cycle, and the collector need not know them: without its header
+    (16 bytes) a Report of some thousand values is smaller, and sooner made and freed.
+    """
+
+
 UnitId = NewType("UnitId", str)
 """What can be held: a GPU's UUID, or `<gpu uuid>/<gi>/<ci>` for a MIG instance.
 
@@ -90,7 +99,7 @@ class Method(StrEnum):
 # --- What a device is -------------------------------------------------------------------------
 
 
-class MigInstance(Struct, frozen=True):
+class MigInstance(Value, frozen=True):
     """A MIG device: one compute instance of one GPU instance.
 
     `compute_slices` are those of the compute instance (the 1 of `1c.3g.20gb`); `uuid` is None
@@ -105,7 +114,7 @@ class MigInstance(Struct, frozen=True):
     uuid: str | None = None
 
 
-class Device(Struct, frozen=True):
+class Device(Value, frozen=True):
     """A physical GPU.
 
     `index` is the driver's, `minor` the N of /dev/nvidiaN (GKE names devices by it). `mig` is
@@ -132,7 +141,7 @@ def unit_of(gpu_uuid: str, instance: MigInstance | None = None) -> UnitId:
 # --- What a device does -----------------------------------------------------------------------
 
 
-class Activity(Struct, frozen=True):
+class Activity(Value, frozen=True):
     """The share of time a device was busy since the last reading.
 
     `ratio` is the mean and `peak` the highest sample, both 0 to 1.
@@ -143,7 +152,7 @@ class Activity(Struct, frozen=True):
     signal: Signal
 
 
-class Efficiency(Struct, frozen=True):
+class Efficiency(Value, frozen=True):
     """How hard the busy device worked, 0 to 1. Published, and never decides money."""
 
     sm: float | None = None
@@ -151,14 +160,14 @@ class Efficiency(Struct, frozen=True):
     memory: float | None = None
 
 
-class Process(Struct, frozen=True):
+class Process(Value, frozen=True):
     """A process on a device, by its host PID."""
 
     pid: int
     memory_bytes: int | None = None
 
 
-class UnitReading(Struct, frozen=True):
+class UnitReading(Value, frozen=True):
     """What one unit (a GPU or a MIG instance) did since the last reading."""
 
     activity: Activity | None = None
@@ -167,7 +176,7 @@ class UnitReading(Struct, frozen=True):
     processes: tuple[Process, ...] | None = None
 
 
-class GpuReading(Struct, frozen=True):
+class GpuReading(Value, frozen=True):
     """One physical GPU at one moment: what it is, what it did, how it is.
 
     `instances` holds a reading for each MIG instance of `device`, in the same order. `faults`
@@ -191,7 +200,7 @@ class GpuReading(Struct, frozen=True):
 # --- Who holds it -----------------------------------------------------------------------------
 
 
-class Holder(Struct, frozen=True, order=True, cache_hash=True):
+class Holder(Value, frozen=True, order=True, cache_hash=True):
     """A container of a pod."""
 
     namespace: str
@@ -203,14 +212,14 @@ NODE = Holder(namespace="", pod="", container="")
 """The node itself, who pays for what nobody holds."""
 
 
-class Seat(Struct, frozen=True, order=True, cache_hash=True):
+class Seat(Value, frozen=True, order=True, cache_hash=True):
     """A holder on one GPU model."""
 
     holder: Holder
     gpu_model: str
 
 
-class Holding(Struct, frozen=True):
+class Holding(Value, frozen=True):
     """A device id that the kubelet (or DCGM's pod labels) says a container holds.
 
     `device_id` is in the source's words: a UUID, `<uuid>::<n>`, `nvidia<minor>/gi<g>`, ...;
@@ -222,7 +231,7 @@ class Holding(Struct, frozen=True):
     device_id: str
 
 
-class Holdings(Struct, frozen=True):
+class Holdings(Value, frozen=True):
     """Everything held on the node, by one source.
 
     `offered` lists the device ids that can be held at all (replicas of a shared GPU counted
@@ -238,7 +247,7 @@ class Holdings(Struct, frozen=True):
     assumed: bool = False
 
 
-class ContainerStatus(Struct, frozen=True):
+class ContainerStatus(Value, frozen=True):
     """A container as the kubelet reports it through the API; `waiting` is its reason or empty."""
 
     name: str
@@ -249,7 +258,7 @@ class ContainerStatus(Struct, frozen=True):
     init: bool = False
 
 
-class Pod(Struct, frozen=True):
+class Pod(Value, frozen=True):
     """A pod of this node as the API server shows it.
 
     `ready_probe` is True where any container has a readiness probe. `gpu_containers` are the
@@ -279,7 +288,7 @@ class Pod(Struct, frozen=True):
         return self.phase in ("Succeeded", "Failed")
 
 
-class Node(Struct, frozen=True):
+class Node(Value, frozen=True):
     """This node. `labels` and `annotations` are whole: the price table selects by them."""
 
     name: str
@@ -297,7 +306,7 @@ class Node(Struct, frozen=True):
 # --- One look at the node ---------------------------------------------------------------------
 
 
-class Problem(Struct, frozen=True, order=True):
+class Problem(Value, frozen=True, order=True):
     """Something wrong that a person can mend: counted by (source, kind), shown in full."""
 
     source: str
@@ -306,7 +315,7 @@ class Problem(Struct, frozen=True, order=True):
     remedy: str = ""
 
 
-class SourceStatus(Struct, frozen=True):
+class SourceStatus(Value, frozen=True):
     """How a source's last read went; `last_success` is Unix time, None before the first."""
 
     source: str
@@ -315,7 +324,7 @@ class SourceStatus(Struct, frozen=True):
     last_success: float | None = None
 
 
-class Snapshot(Struct, frozen=True):
+class Snapshot(Value, frozen=True):
     """The node at one moment, as far as the sources could tell.
 
     `holdings` is None where no source knows who holds what (a silent kubelet); on a machine
@@ -336,7 +345,7 @@ class Snapshot(Struct, frozen=True):
 # --- Who pays ---------------------------------------------------------------------------------
 
 
-class Share(Struct, frozen=True):
+class Share(Value, frozen=True):
     """A part of one GPU, and whose it is. The shares of a GPU sum to 1.
 
     `holder` is None for a part that nobody holds, whose `state` then says why (stranded,
@@ -358,7 +367,7 @@ class Share(Struct, frozen=True):
     """Whether the unit's activity is this holder's alone."""
 
 
-class Attributed(Struct, frozen=True):
+class Attributed(Value, frozen=True):
     """Shares, and what they were made of: while that is the same, so are they.
 
     `seats` are the present ones, each with its shares (tenure.py).
@@ -373,7 +382,7 @@ class Attributed(Struct, frozen=True):
     seats: Mapping[Seat, tuple[Share, ...]]
 
 
-class Price(Struct, frozen=True):
+class Price(Value, frozen=True):
     """What one whole GPU costs. `usd_per_hour` is None for an unpriced one."""
 
     usd_per_hour: float | None
@@ -386,7 +395,7 @@ class Price(Struct, frozen=True):
     estimated: bool = False
 
 
-class Pricing(Struct, frozen=True):
+class Pricing(Value, frozen=True):
     """The price of every GPU of the node, by UUID.
 
     `gpu_count` is how many GPUs the node should show, None where nothing says; `missing` of
@@ -403,7 +412,7 @@ class Pricing(Struct, frozen=True):
     dates: Mapping[str, float] = {}
 
 
-class Priced(Struct, frozen=True):
+class Priced(Value, frozen=True):
     """Prices, and what they were made of: while that is the same, so are they.
 
     Unless they are `metered`: a GPU on premises costs what it draws.
@@ -414,7 +423,7 @@ class Priced(Struct, frozen=True):
     pricing: Pricing
 
 
-class Rate(Struct, frozen=True):
+class Rate(Value, frozen=True):
     """What flows into one account each second: GPU-seconds and, where priced, dollars."""
 
     gpu_uuid: str
@@ -427,7 +436,7 @@ class Rate(Struct, frozen=True):
 # --- The ledger -------------------------------------------------------------------------------
 
 
-class Account(Struct, frozen=True):
+class Account(Value, frozen=True):
     """Totals of one subject since its first second, by state.
 
     `usd` is None until a first second had a price. `shown_at` and `priced_at` are the ledger's
@@ -441,7 +450,7 @@ class Account(Struct, frozen=True):
     priced_at: float | None = None
 
 
-class GpuLabels(Struct, frozen=True):
+class GpuLabels(Value, frozen=True):
     """The labels of a GPU's counters, frozen once shown."""
 
     gpu: str
@@ -449,7 +458,7 @@ class GpuLabels(Struct, frozen=True):
     capacity_type: str
 
 
-class GpuAccount(Struct, frozen=True):
+class GpuAccount(Value, frozen=True):
     """A physical GPU's totals; not shown while `labels` is None."""
 
     account: Account
@@ -459,14 +468,14 @@ class GpuAccount(Struct, frozen=True):
     """Those labels that the GPU itself gives, while the node's are waited for."""
 
 
-class PodAccount(Struct, frozen=True):
+class PodAccount(Value, frozen=True):
     """A pod's totals, and the ledger's clock when its holder went; None while it is there."""
 
     account: Account
     gone_at: float | None = None
 
 
-class Payer(Struct, frozen=True, order=True, cache_hash=True):
+class Payer(Value, frozen=True, order=True, cache_hash=True):
     """The labels of a pod's counters, frozen once shown."""
 
     holder: Holder
@@ -477,7 +486,7 @@ class Payer(Struct, frozen=True, order=True, cache_hash=True):
     capacity_type: str
 
 
-class Workload(Struct, frozen=True, order=True, cache_hash=True):
+class Workload(Value, frozen=True, order=True, cache_hash=True):
     """The labels of a month's counters: `month` is like 2026-11."""
 
     month: str
@@ -489,7 +498,7 @@ class Workload(Struct, frozen=True, order=True, cache_hash=True):
     capacity_type: str
 
 
-class Tenure(Struct, frozen=True):
+class Tenure(Value, frozen=True):
     """What is remembered of a seat while it is taken, and until its counters are dropped.
 
     `since` and `last_active` are Unix time; `opened_at`, `held_at` and `gone_at` the ledger's
@@ -513,7 +522,7 @@ class Tenure(Struct, frozen=True):
     gone_at: float | None = None
 
 
-class Worker(Struct, frozen=True, order=True, cache_hash=True):
+class Worker(Value, frozen=True, order=True, cache_hash=True):
     """The labels of a pod's energy: all its payers' together, whatever team they name."""
 
     holder: Holder
@@ -521,14 +530,14 @@ class Worker(Struct, frozen=True, order=True, cache_hash=True):
     gpu_model: str
 
 
-class Energy(Struct, frozen=True):
+class Energy(Value, frozen=True):
     """The energy of what a worker held, since its power was first known and shown."""
 
     joules: float
     shown_at: float
 
 
-class XidCount(Struct, frozen=True):
+class XidCount(Value, frozen=True):
     """XID events of one GPU and code, and the ledger's clock when they were first shown.
 
     `read` is what the source last counted: it begins anew when the source is opened again.
@@ -539,7 +548,7 @@ class XidCount(Struct, frozen=True):
     read: int
 
 
-class Ledger(Struct, frozen=True):
+class Ledger(Value, frozen=True):
     """Every GPU-second since `started_at` (Unix time), in exactly one state and one account.
 
     `clock_seconds` is the time charged so far: monotonic, deaf to the wall clock's jumps.
@@ -565,7 +574,7 @@ class Ledger(Struct, frozen=True):
 # --- What is shown ----------------------------------------------------------------------------
 
 
-class Usage(Struct, frozen=True):
+class Usage(Value, frozen=True):
     """What a holder's share of one unit does now; `activity` is None where no signal exists."""
 
     share: Share
@@ -574,7 +583,7 @@ class Usage(Struct, frozen=True):
     memory_used_bytes: int | None = None
 
 
-class Report(Struct, frozen=True):
+class Report(Value, frozen=True):
     """Everything one cycle found, ready to be shown. Never changed, only replaced.
 
     `usages` covers every part of every GPU, held or not. `price_dates` is Unix time by price

@@ -87,19 +87,27 @@ class Reader(Generic[T]):
 
 
 class Direct(Generic[T]):
-    """Reads a source in place: for what does no input or output when it is asked."""
+    """Reads a source in place, when it is asked: for what does no input or output.
+
+    Sources that are asked after it may go by its `outcome`.
+    """
 
     def __init__(self, name: str, read: Callable[[], T]) -> None:
         """Take the source's `read`, which raises SourceError and nothing else."""
         self.name = name
         self._read = read
+        self.outcome: Outcome[T] | None = None
+        """The last one; None until it was asked."""
 
     def ask(self) -> None:
-        """Nothing to begin."""
+        """Read now."""
+        self.outcome = _outcome(self.name, self._read)
 
     def answer(self) -> Outcome[T]:
-        """Read now."""
-        return _outcome(self.name, self._read)
+        """What the read gave that `ask` made."""
+        if self.outcome is None:
+            raise RuntimeError(f"{self.name} was not asked")
+        return self.outcome
 
     def close(self) -> bool:
         """Nothing to end."""

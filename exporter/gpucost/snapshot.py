@@ -71,6 +71,7 @@ class Gatherer:
         self.sources = sources
         self._node = node
         self._shown_node: Node | None = None
+        self._completed: tuple[Node, Node, Node] | None = None
         self._keep_holders = keep_holders_seconds
         self._last_success: dict[str, float] = {}
         self._statuses: list[SourceStatus] = []
@@ -96,7 +97,9 @@ class Gatherer:
         """
         self._statuses, self._problems = [], []
         sources = self.sources
-        for source in (sources.nvml, sources.dcgm, sources.kubelet, sources.kubernetes):
+        # Whether DCGM and the kubelet are asked goes by what the API server shows. NVML answers
+        # last, and its thread would share the interpreter with what is still to be asked.
+        for source in (sources.kubernetes, sources.dcgm, sources.kubelet, sources.nvml):
             if source is not None:
                 source.ask()
         cluster = self._answer(sources.kubernetes, wall_time)
@@ -115,7 +118,7 @@ class Gatherer:
         node = self._shown_node  # the last known: without its type it would have no price
         return Snapshot(
             wall_time=wall_time,
-            node=self._node if node is None else _completed(node, self._node),
+            node=self._node if node is None else self._complete(node),
             node_known=node is not None,
             gpus=gpus,
             holdings=None if holdings is None else self._living(holdings, pods),
@@ -123,6 +126,13 @@ class Gatherer:
             sources=tuple(self._statuses),
             problems=tuple(self._problems),
         )
+
+    def _complete(self, node: Node) -> Node:
+        """The Node with the settings' part; the same object while both are (so are its prices)."""
+        last = self._completed
+        if last is None or last[0] is not node or last[1] is not self._node:
+            self._completed = last = (node, self._node, _completed(node, self._node))
+        return last[2]
 
     def _answer(self, source: Asked[T] | None, wall_time: float) -> T | None:
         """A source's answer; its status and its error are noted."""

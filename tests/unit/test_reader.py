@@ -168,12 +168,20 @@ def test_a_closed_reader_has_no_thread(source: Source) -> None:
 # --- Direct -------------------------------------------------------------------------------------
 
 
-def test_a_direct_source_is_read_when_it_answers(source: Source) -> None:
+def test_a_direct_source_is_read_once_when_it_is_asked(source: Source) -> None:
     direct = Direct("kubernetes", source.read)
+    assert direct.outcome is None
     direct.ask()
-    assert source.calls == 0
+    assert source.calls == 1
+    assert direct.answer() is direct.outcome
     assert direct.answer().value == 1
+    assert source.calls == 1
     assert direct.close()
+
+
+def test_a_direct_source_that_was_not_asked_has_no_answer(source: Source) -> None:
+    with pytest.raises(RuntimeError, match="not asked"):
+        Direct("kubernetes", source.read).answer()
 
 
 def test_errors_of_a_direct_source_are_outcomes_too() -> None:
