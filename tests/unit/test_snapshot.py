@@ -347,6 +347,14 @@ def test_a_stated_capacity_type_is_believed_before_the_nodes() -> None:
     assert answers.gather(5.0).node.capacity_type == "reserved"
 
 
+def test_a_node_that_has_not_changed_is_the_same_object_so_its_prices_stand() -> None:
+    answers = Answers()
+    before = answers.gather().node
+    assert answers.gather(5.0).node is before
+    answers.kubernetes = shown(node=replace(SHOWN, region="there"))
+    assert answers.gather(10.0).node.region == "there"
+
+
 def test_the_node_stays_known_while_the_api_server_is_silent() -> None:
     answers = Answers()
     answers.kubernetes = shown(node=None)
