@@ -1,4 +1,5 @@
-"""Makes what the docs say of code from the code: docs/metrics.md, and the settings' tables.
+"""Makes what the docs say of code from the code: docs/metrics.md, and the settings' tables;
+and what the chart says of its values (gen_chart.py).
 
     gen_docs.py            write what changed
     gen_docs.py --check    write nothing; exit 1 if something would change
@@ -20,8 +21,10 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import inspect as types
 
+import gen_chart
 from gpucost import config
 from gpucost.catalog import FAMILIES, Family
+from tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -115,6 +118,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield ROOT / "docs/metrics.md", metrics_page()
     operations = ROOT / "docs/operations.md"
     yield operations, with_settings(operations.read_text())
+    yield from gen_chart.pages()
 
 
 # --- docs/metrics.md --------------------------------------------------------------------------
@@ -270,16 +274,6 @@ def _default(field: types.Field) -> str:
         case tuple():
             return f"`[{', '.join(map(str, value))}]`"
     return f"`{value}`"
-
-
-def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A Markdown table; a bar or a line break in a cell would end it."""
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ def _node(snapshot: Snapshot) -> Iterator[Finding]:
             "warn",
             "node",
             f"{node.name}: labels not read, so pods have no workload and no team",
-            "Give the service account get, list and watch on pods and nodes.",
+            "Give the service account list and watch on pods and nodes.",
         )
         return
     unknown = [

@@ -275,6 +275,13 @@ class UniqueKeys(yaml.SafeLoader):
         return cast("dict[Any, Any]", super().construct_mapping(node, deep=deep))
 
 
+# YAML 1.1, which PyYAML reads, takes 1e-05 for text; YAML 1.2, and Helm that writes it so, for a
+# number (https://yaml.org/spec/1.2.2/#1032-tag-resolution).
+UniqueKeys.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), "-+0123456789"
+)
+
+
 def _where(mark: yaml.Mark | None) -> str:
     return "the file" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}"
 
