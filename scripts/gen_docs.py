@@ -1,5 +1,6 @@
-"""Makes what the docs say of code from the code: docs/metrics.md, and the settings' tables;
-and what the chart says of its values (gen_chart.py).
+"""Makes what the docs say of code from the code: docs/metrics.md, and the settings' tables.
+
+It makes what the chart says of its values too, by gen_chart.py.
 
     gen_docs.py            write what changed
     gen_docs.py --check    write nothing; exit 1 if something would change
@@ -27,7 +28,7 @@ from gpucost.catalog import FAMILIES, Family
 from tables import table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN = "<!-- settings: made by scripts/gen_docs.py from exporter/gpucost/config.py -->"

@@ -28,6 +28,13 @@ def get(address: str, port: int, path: str) -> bytes:
     return body
 
 
+def check(address: str, port: int) -> None:
+    """Raises OSError where the exporter there is not ready or shows nothing."""
+    get(address, port, "/-/ready")
+    if MUST_SHOW not in get(address, port, "/metrics"):
+        raise OSError("/metrics shows no gpucost_build_info")
+
+
 def main(service: str, port: int) -> int:
     """Ask each exporter; the exit status is 0 if all are well."""
     try:
@@ -38,9 +45,7 @@ def main(service: str, port: int) -> int:
     failed = 0
     for address in sorted({str(name[4][0]) for name in found}):
         try:
-            get(address, port, "/-/ready")
-            if MUST_SHOW not in get(address, port, "/metrics"):
-                raise OSError("/metrics shows no gpucost_build_info")
+            check(address, port)
         except OSError as error:
             failed += 1
             print(f"{address}: {error}")
