@@ -33,6 +33,7 @@ lint: ## ruff, mypy, import contracts, generated docs, Prometheus rules
 	mypy
 	lint-imports --no-logo
 	$(PY) scripts/gen_docs.py --check
+	$(PY) scripts/build_prices.py --check
 	@scripts/check_rules.sh
 
 .PHONY: fmt
@@ -42,9 +43,10 @@ fmt: ## format the code and put right what ruff can
 	ruff check --fix
 
 .PHONY: docs
-docs: ## make the generated parts of docs/ again
+docs: ## make the generated parts of docs/ and the shipped price list again
 	@scripts/bootstrap.sh python
 	$(PY) scripts/gen_docs.py
+	$(PY) scripts/build_prices.py
 
 .PHONY: demo
 demo: ## a simulated 8-GPU node and a real Prometheus; Ctrl-C ends it

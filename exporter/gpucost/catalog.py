@@ -66,6 +66,13 @@ _ROWS = (
         "Price of one whole GPU in USD per hour. Absent for an unpriced GPU.",
     ),
     Family(
+        "gpucost_gpu_alternative_price_usd_per_hour",
+        "gauge",
+        (*PRICED_GPU, "price_source"),
+        "What the same instance type would cost per whole GPU under another capacity type, which"
+        " the label names. Absent where no price of it is known.",
+    ),
+    Family(
         "gpucost_gpu_cost_usd_total",
         "counter",
         (*PRICED_GPU, "state"),

@@ -30,7 +30,7 @@ from gpucost.live import LiveNode
 from gpucost.loop import Loop
 from gpucost.model import Problem
 from gpucost.pages import Pages, encode
-from gpucost.prices import load_catalogue
+from gpucost.prices import asked_of, load_catalogue
 from gpucost.record import record
 from gpucost.replay import MAX_SECONDS, RecordingError, replay
 from gpucost.server import Server
@@ -213,7 +213,7 @@ def _demo(given: argparse.Namespace) -> int:
     shown = SimulatedNode().gather(0.0, 0.0).node
     terms = Terms(
         config=config,
-        catalogue=load_catalogue(shown.instance_type, shown.region),
+        catalogue=load_catalogue(asked_of(shown)),
         config_read_at=time.time(),
         simulated=True,
     )

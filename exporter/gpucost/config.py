@@ -122,7 +122,16 @@ class Prices(_Section, frozen=True):
     mig_split: Literal["compute", "memory"] = "compute"
     """What a MIG instance's part of its GPU is measured by."""
     use_catalogue: bool = True
-    """Whether the list prices that are shipped count where yours say nothing."""
+    """Whether list prices count where yours say nothing."""
+    catalogue_file: Words | None = None
+    """A price list to use for the shipped one: what `gpucost prices refresh` writes. It is read
+    again when it changes."""
+    spot_ratio: Annotated[float, Meta(gt=0, le=1)] | None = 0.4
+    """What spot costs of on-demand where the list has no spot price; the price is then
+    `estimated`. Null: unpriced."""
+    reserved_ratio: Annotated[float, Meta(gt=0, le=1)] | None = None
+    """What you pay of on-demand for reserved capacity. Unset: a reserved node is priced only by
+    your table, for only you know the rate."""
     updated: date | None = None
     """The day (YYYY-MM-DD) these prices were right; published as their age."""
 

@@ -112,6 +112,7 @@ def _node(page: _Page, report: Report) -> None:
 def _gpus(page: _Page, report: Report, now: float | None) -> None:
     accounts = report.ledger.gpus
     numbers = _numbers(report)
+    others = {} if report.priced is None else report.priced.pricing.alternatives
     for gpu in report.snapshot.gpus:
         device, price = gpu.device, report.prices[gpu.device.uuid]
         labels = accounts[device.uuid].labels or GpuLabels(
@@ -123,6 +124,9 @@ def _gpus(page: _Page, report: Report, now: float | None) -> None:
         info = (*name, labels.gpu_model, labels.capacity_type, price.source, price.split)
         page.add("gpucost_gpu_info", 1, *info)
         page.add("gpucost_gpu_price_usd_per_hour", price.usd_per_hour, *info)
+        for other in others.get(device.uuid, ()):
+            under = (*name, labels.gpu_model, other.capacity_type, other.source)
+            page.add("gpucost_gpu_alternative_price_usd_per_hour", other.usd_per_hour, *under)
         for instance in device.mig or ():
             mig_uuid = instance.uuid or unit_of(device.uuid, instance)
             page.add("gpucost_mig_info", 1, *name, mig_uuid, instance.profile)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gpucost.cycle import Terms
 from gpucost.model import Node, Problem
-from gpucost.prices import load_catalogue
+from gpucost.prices import CatalogueFile
 from gpucost.reader import Direct, Found, Paced, Reader
 from gpucost.snapshot import Gatherer, Sources
 from gpucost.sources.base import ClusterRead
@@ -138,6 +138,7 @@ class LiveNode:
         self._config_file = config_file
         self._node_name = node_name
         self._booted_at = booted_at()
+        self._catalogue = CatalogueFile()
         self.sources = OpenSources(self.config, node_name)
         self.gatherer = Gatherer(
             self.sources.asked, self._stated_node(), self.config.kubelet.keep_holders_seconds
@@ -158,14 +159,15 @@ class LiveNode:
     def terms(self, snapshot: Snapshot) -> tuple[Terms, tuple[Problem, ...]]:
         """What a cycle runs on, and what is wrong with the configuration."""
         problem = self._config_file.problem
+        catalogue = self._catalogue.catalogue(snapshot.node, self.config.prices.catalogue_file)
         return Terms(
             config=self.config,
-            catalogue=load_catalogue(snapshot.node.instance_type, snapshot.node.region),
+            catalogue=catalogue,
             labels_expected=self.sources.kubernetes is not None,
             booted_at=self._booted_at,
             config_in_force=problem is None,
             config_read_at=self._config_file.read_at,
-        ), (() if problem is None else (problem,))
+        ), tuple(it for it in (problem, self._catalogue.problem) if it is not None)
 
     def close(self) -> None:
         """Close the sources."""

@@ -410,6 +410,8 @@ class Pricing(Value, frozen=True):
     missing: int = 0
     missing_price: Price | None = None
     dates: Mapping[str, float] = {}
+    alternatives: Mapping[str, tuple[Price, ...]] = {}
+    """What each GPU would cost under other capacity types, by UUID."""
 
 
 class Priced(Value, frozen=True):

@@ -11,7 +11,7 @@ from gpucost.config import Config, ConfigError
 from gpucost.config import parse as parse_config
 from gpucost.cycle import Terms, advance
 from gpucost.model import Node, Problem
-from gpucost.prices import load_catalogue
+from gpucost.prices import asked_of, load_catalogue
 from gpucost.reader import Direct
 from gpucost.snapshot import Gatherer, Sources
 from gpucost.sources.base import SourceError
@@ -120,7 +120,7 @@ class _Play:
     def _terms(self, snapshot: Snapshot) -> Terms:
         return Terms(
             config=self._config,
-            catalogue=load_catalogue(snapshot.node.instance_type, snapshot.node.region),
+            catalogue=load_catalogue(asked_of(snapshot.node)),
             labels_expected=self._has(PODS, NODE),
             booted_at=self._booted_at(),
             config_in_force=self._problem is None,

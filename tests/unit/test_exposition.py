@@ -16,6 +16,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from gpucost.catalog import FAMILIES
+from gpucost.config import PriceRow
 from gpucost.exposition import ledger_name
 from gpucost.model import (
     HOLDER_STATES,
@@ -64,7 +65,8 @@ def full_report() -> Report:
         instances=(UnitReading(),),
     )
     stage = Stage(reading, sliced)
-    stage.config = replace(stage.config, prices=replace(stage.config.prices, updated=None))
+    spot = PriceRow(capacity_type="spot", gpu_usd_per_hour=1.0)
+    stage.config = replace(stage.config, prices=replace(stage.config.prices, table=(spot,)))
     stage.hold(shown=pod(labels={"app.kubernetes.io/name": "x"}, annotations={"owner": "ada"}))
     report = stage.cycle(times=20)
     return replace(

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from gpucost.config import Prices, parse
 from gpucost.model import Device, GpuReading, MigInstance, Node, Price, Pricing, Problem
-from gpucost.prices import load_catalogue
+from gpucost.prices import Asked, load_catalogue
 from gpucost.pricing import Catalogue, CatalogueRow, mig_share, price_gpus
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -25,7 +25,7 @@ NODE = Node(
     provider="aws",
     labels={"pool": "train"},
 )
-LISTED = load_catalogue("p5.48xlarge", "us-east-1")
+LISTED = load_catalogue(Asked("p5.48xlarge"))
 ANNOTATION = "gpucost.io/gpu-usd-per-hour"
 
 
@@ -198,7 +198,7 @@ def test_a_node_that_does_not_say_is_on_demand_by_estimate() -> None:
 
 
 def test_a_region_without_a_list_price_is_unpriced_and_not_taken_from_another() -> None:
-    catalogue = load_catalogue("p5.48xlarge", "mars-north-1")
+    catalogue = load_catalogue(Asked("p5.48xlarge"))
     pricing = price_gpus(gpus(8), node(region="mars-north-1"), prices(), catalogue)
     assert price(pricing).usd_per_hour is None
     assert "p5.48xlarge in mars-north-1 as on_demand" in the("unpriced", pricing).message
@@ -206,7 +206,7 @@ def test_a_region_without_a_list_price_is_unpriced_and_not_taken_from_another() 
 
 def test_one_price_for_every_region_is_that_of_any_region() -> None:
     oracle = Node("n", instance_type="BM.GPU.H100.8", region="uk-london-1")
-    catalogue = load_catalogue(oracle.instance_type, oracle.region)
+    catalogue = load_catalogue(Asked(oracle.instance_type))
     assert price(price_gpus(gpus(8), oracle, prices(), catalogue)).usd_per_hour == 10.0
 
 
@@ -271,7 +271,7 @@ def test_more_gpus_than_stated_are_no_matter_where_each_has_its_price() -> None:
 
 def test_a_fraction_of_a_card_takes_the_whole_node() -> None:
     small = Node("n", instance_type="g6f.large", region="us-east-1", capacity_type="on_demand")
-    catalogue = load_catalogue("g6f.large", "us-east-1")
+    catalogue = load_catalogue(Asked("g6f.large"))
     assert catalogue.gpu_count == 0.125
     pricing = price_gpus(gpus(1, "NVIDIA L4-3Q"), small, prices(), catalogue)
     found = price(pricing)
@@ -503,7 +503,7 @@ def test_one_problem_for_each_model_without_a_price() -> None:
     ],
 )
 def test_why_there_is_no_price_is_said(where: Node, settings: str, why: str) -> None:
-    catalogue = load_catalogue(where.instance_type, where.region)
+    catalogue = load_catalogue(Asked(where.instance_type))
     pricing = price_gpus(gpus(8), where, prices(settings), catalogue)
     assert why in the("unpriced", pricing).message
     assert why in price(pricing).detail

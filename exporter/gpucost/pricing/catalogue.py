@@ -1,4 +1,4 @@
-"""What the shipped table knows of one instance type, and its price on this node. Pure."""
+"""What the price list in force knows of one node's instance type, and its price there. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from gpucost.pricing.places import local_zone_group, places_of
+from gpucost.pricing.price_list import EVERYWHERE
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gpucost.config import Prices
     from gpucost.model import Node
@@ -16,10 +19,11 @@ if TYPE_CHECKING:
 class CatalogueRow(Struct, frozen=True):
     """The list price of the catalogue's instance type: USD an hour for the whole instance.
 
-    An empty region is every region of the provider. `source_date` is YYYY-MM-DD, or empty.
+    `place` is a region, a zone, or `*` for everywhere. `source_date` is YYYY-MM-DD, with `<`
+    before it where that is the latest it can be, or empty.
     """
 
-    region: str
+    place: str
     capacity_type: str
     usd_per_hour: float
     source: str
@@ -27,9 +31,11 @@ class CatalogueRow(Struct, frozen=True):
 
 
 class Catalogue(Struct, frozen=True):
-    """What the shipped table knows of one instance type; empty: nothing.
+    """What the price list knows of one instance type; empty: nothing.
 
-    `gpu_count` may be a fraction. `names` are the known GPU models (names.index).
+    `gpu_count` may be a fraction. `attached` are the prices of one GPU that is attached to a
+    host (GCP's accelerators), to be paid beside `rows`. `names` are the known GPU models
+    (names.index).
     """
 
     instance_type: str = ""
@@ -37,6 +43,20 @@ class Catalogue(Struct, frozen=True):
     gpu_count: float | None = None
     rows: tuple[CatalogueRow, ...] = ()
     names: Mapping[str, str] = {}
+    provider: str = ""
+    attached: tuple[CatalogueRow, ...] = ()
+
+
+class Quote(Struct, frozen=True):
+    """A price that the list gives for a node: USD an hour, and in words what it is of.
+
+    `estimated` where the list has another capacity type's price, or another zone's.
+    """
+
+    usd_per_hour: float
+    words: str
+    source_date: str
+    estimated: bool = False
 
 
 def same(stated: str, actual: str) -> bool:
@@ -44,17 +64,53 @@ def same(stated: str, actual: str) -> bool:
     return bool(stated) and stated.casefold() == actual.casefold()
 
 
-def listed(node: Node, prices: Prices, catalogue: Catalogue) -> CatalogueRow | None:
-    """The list price here: this region's, else that of every region.
+def listed(node: Node, prices: Prices, catalogue: Catalogue) -> Quote | None:
+    """The list price of the instance here."""
+    return _quote(node, prices, catalogue.rows, catalogue.provider)
 
-    Only a node that states no capacity type is taken as on_demand; a reserved one is not.
+
+def attached(node: Node, prices: Prices, catalogue: Catalogue) -> Quote | None:
+    """The list price here of one GPU that is attached to the instance."""
+    return _quote(node, prices, catalogue.attached, catalogue.provider)
+
+
+def _quote(node: Node, prices: Prices, rows: Sequence[CatalogueRow], provider: str) -> Quote | None:
+    """The price at the nearest place; of another capacity type by its stated ratio.
+
+    Only a node that states no capacity type is taken as on_demand. A reserved one is not, unless
+    the user says what part of the list price is paid.
     """
     if not prices.use_catalogue:
         return None
     wanted = node.capacity_type or "on_demand"
-    rows = [row for row in catalogue.rows if row.capacity_type == wanted]
-    for region in (node.region, ""):
-        for row in rows:
-            if row.region == region or same(row.region, region):
+    assumed = "" if node.capacity_type else ", assumed"
+    if row := _nearest(node, rows, wanted):
+        lowest = wanted == "spot" and provider == "aws" and row.place != node.zone
+        words = _words(row, wanted + assumed + ", lowest of its zones" * lowest)
+        return Quote(row.usd_per_hour, words, row.source_date, bool(assumed) or lowest)
+    ratio = {"spot": prices.spot_ratio, "reserved": prices.reserved_ratio}.get(wanted)
+    row = _nearest(node, rows, "on_demand")
+    if ratio is None or row is None:
+        return None
+    words = f"{_words(row, wanted)} taken as {100 * ratio:.10g} % of on_demand"
+    usd = row.usd_per_hour * ratio
+    return Quote(usd, words, row.source_date, estimated=wanted == "spot")
+
+
+def _nearest(node: Node, rows: Sequence[CatalogueRow], capacity_type: str) -> CatalogueRow | None:
+    alike = [row for row in rows if row.capacity_type == capacity_type]
+    for place in places_of(node.region, node.zone):
+        for row in alike:
+            if same(row.place, place):
                 return row
     return None
+
+
+def _words(row: CatalogueRow, capacity: str) -> str:
+    return capacity if row.place == EVERYWHERE else f"{row.place} {capacity}"
+
+
+def where(node: Node) -> str:
+    """The place whose price was looked for, for a person."""
+    group = local_zone_group(node.region, node.zone)
+    return (group[0] if group else node.region) or "an unknown region"

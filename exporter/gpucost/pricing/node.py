@@ -7,11 +7,13 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 from gpucost.model import Device, GpuReading, Pricing
-from gpucost.pricing.catalogue import Catalogue, listed, same
+from gpucost.pricing.alternatives import alternatives
+from gpucost.pricing.catalogue import Catalogue, attached, listed, same
 from gpucost.pricing.count import count_gpus
 from gpucost.pricing.names import plain
 from gpucost.pricing.order import Case, matching_row, price
-from gpucost.pricing.problems import doubtful, read_annotation, unpriced
+from gpucost.pricing.price_list import day_of
+from gpucost.pricing.problems import doubtful, read_annotation, unpriced, without_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -42,6 +44,9 @@ def price_gpus(
     by_gpu = {gpu.device.uuid: price(case(gpu)) for gpu in gpus}
     expected = None if count.expected is None else math.ceil(count.expected)
     missing = 0 if expected is None else max(0, expected - len(gpus))
+    by_list = any(it.source == "catalogue" for it in by_gpu.values())
+    if by_list and catalogue.attached and listed(node, prices, catalogue) is None:
+        problems = (*problems, without_host(node, catalogue))
     return Pricing(
         by_gpu=by_gpu,
         problems=(
@@ -53,7 +58,20 @@ def price_gpus(
         missing=missing,
         missing_price=price(case(GpuReading(Device("", absent)))) if missing else None,
         dates=_dates(by_gpu.values(), prices, node, catalogue),
+        alternatives=_alternatives([case(gpu) for gpu in gpus]),
     )
+
+
+def _alternatives(cases: Sequence[Case]) -> dict[str, tuple[Price, ...]]:
+    """Each GPU's prices under other capacity types, by UUID; the same for GPUs that are alike."""
+    found: dict[tuple[str, int | None], tuple[Price, ...]] = {}
+    by_gpu: dict[str, tuple[Price, ...]] = {}
+    for case in cases:
+        kind = (case.gpu.device.model, None if case.row is None else case.row[0])
+        if kind not in found:
+            found[kind] = alternatives(case)
+        by_gpu[case.gpu.device.uuid] = found[kind]
+    return by_gpu
 
 
 def _dates(
@@ -64,8 +82,9 @@ def _dates(
     for source in {it.source for it in priced}:
         day: date | None = None
         if source == "catalogue":
-            row = listed(node, prices, catalogue)
-            day = date.fromisoformat(row.source_date) if row and row.source_date else None
+            quotes = (listed(node, prices, catalogue), attached(node, prices, catalogue))
+            days = [day_of(it.source_date) for it in quotes if it is not None and it.source_date]
+            day = min(filter(None, days), default=None)
         elif source in ("table", "on_premises", "fallback"):
             day = prices.updated
         if day is not None:

@@ -6,18 +6,19 @@ import math
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gpucost.model import Price
-from gpucost.pricing.catalogue import listed, same
+from gpucost.pricing.catalogue import attached, listed, same, where
 from gpucost.pricing.names import is_model
-from gpucost.pricing.words import dated, number, usd_per_hour
+from gpucost.pricing.words import dated, number, sortable, usd_per_hour
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from gpucost.config import Discount, OnPremises, PriceRow, Prices
     from gpucost.model import GpuReading, Node
-    from gpucost.pricing.catalogue import Catalogue
+    from gpucost.pricing.catalogue import Catalogue, Quote
     from gpucost.pricing.count import Count
 
 ANNOTATION = "gpucost.io/gpu-usd-per-hour"
@@ -43,7 +44,7 @@ class Case(Struct, frozen=True):
 
 def price(case: Case) -> Price:
     """The price of one GPU, by the first of the order that knows it."""
-    for ask in (_by_annotation, _by_table, _by_catalogue, _by_fallback):
+    for _, ask in ORDER:
         if (found := ask(case)) is not None:
             return found
     return Price(None, case.node.capacity_type, UNPRICED, UNPRICED, why_unpriced(case))
@@ -56,7 +57,8 @@ def _by_annotation(case: Case) -> Price | None:
     return Price(case.annotated, case.node.capacity_type, "node_annotation", "per_gpu", detail)
 
 
-def _by_table(case: Case) -> Price | None:
+def by_table(case: Case) -> Price | None:
+    """By the user's row that matches."""
     if case.row is None:
         return None
     position, row = case.row
@@ -70,16 +72,41 @@ def _by_table(case: Case) -> Price | None:
     return None
 
 
-def _by_catalogue(case: Case) -> Price | None:
-    row = listed(case.node, case.prices, case.catalogue)
-    if row is None:
+def by_catalogue(case: Case) -> Price | None:
+    """By the price list, on this node's place and capacity type."""
+    quote = listed(case.node, case.prices, case.catalogue)
+    card = attached(case.node, case.prices, case.catalogue)
+    what = case.node.instance_type
+    if case.catalogue.attached:
+        return _with_host(case, quote, card)
+    if quote is None:
         return None
-    node = case.node
-    assumed = not node.capacity_type
-    capacity = "on_demand, assumed" if assumed else node.capacity_type
-    place = " ".join(filter(None, (node.instance_type, row.region, capacity))) + " "
-    origin = dated("catalogue", row.source_date)
-    return _of_node(case, row.usd_per_hour, "catalogue", place, origin, estimated=assumed)
+    origin = dated("catalogue", quote.source_date)
+    place = f"{what} {quote.words} "
+    return _of_node(case, quote.usd_per_hour, "catalogue", place, origin, estimated=quote.estimated)
+
+
+def _with_host(case: Case, host: Quote | None, card: Quote | None) -> Price | None:
+    """GPUs that are attached to a host: the node's price is the host's and theirs.
+
+    Where the list has no price for the host, a GPU has its own, which is less than the bill.
+    """
+    if card is None:
+        return None
+    name = case.catalogue.gpu_model
+    if host is None:
+        origin = dated("catalogue, without its host", card.source_date)
+        found = _per_gpu(case, card.usd_per_hour, "catalogue", origin, f"{name} {card.words} ")
+        return replace(found, estimated=card.estimated)
+    count = case.count.devices
+    place = (
+        f"{case.node.instance_type} {host.words} {usd_per_hour(host.usd_per_hour)}"
+        f" + {count} x {name} {usd_per_hour(card.usd_per_hour)} = "
+    )
+    usd = host.usd_per_hour + count * card.usd_per_hour
+    origin = dated("catalogue", min(host.source_date, card.source_date, key=sortable))
+    estimated = host.estimated or card.estimated
+    return _of_node(case, usd, "catalogue", place, origin, estimated=estimated)
 
 
 def _by_fallback(case: Case) -> Price | None:
@@ -91,9 +118,9 @@ def _by_fallback(case: Case) -> Price | None:
     return None
 
 
-def _per_gpu(case: Case, usd: float, source: str, origin: str) -> Price:
+def _per_gpu(case: Case, usd: float, source: str, origin: str, place: str = "") -> Price:
     ratio, less = _discounts(case)
-    detail = f"{usd_per_hour(usd)} a GPU{less} ({origin})"
+    detail = f"{place}{usd_per_hour(usd)} a GPU{less} ({origin})"
     return Price(usd * ratio, case.node.capacity_type, source, "per_gpu", detail)
 
 
@@ -173,6 +200,15 @@ def _applies(discount: Discount, case: Case) -> bool:
     )
 
 
+ORDER: tuple[tuple[str, Callable[[Case], Price | None]], ...] = (
+    ("node_annotation", _by_annotation),
+    ("table", by_table),
+    ("catalogue", by_catalogue),
+    ("fallback", _by_fallback),
+)
+"""Who is asked for a price, and in which order; each answers with None where it knows none."""
+
+
 def why_unpriced(case: Case) -> str:
     """What stood in the way, in words."""
     node, catalogue = case.node, case.catalogue
@@ -182,7 +218,7 @@ def why_unpriced(case: Case) -> str:
         return "nothing in prices matches, and the node's instance type is not known."
     if not catalogue.instance_type:
         return f"nothing in prices matches, and the catalogue does not have {node.instance_type}."
-    place = f"{node.instance_type} in {node.region or 'an unknown region'}"
+    place = f"{node.instance_type} in {where(node)}"
     return (
         "nothing in prices matches, and the catalogue has no price for"
         f" {place} as {node.capacity_type or 'on_demand'}."

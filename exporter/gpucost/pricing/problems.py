@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from gpucost.model import Problem
+from gpucost.pricing.catalogue import where
 from gpucost.pricing.order import ANNOTATION, why_unpriced
 from gpucost.pricing.words import gpus, number
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from gpucost.model import Node, Price
+    from gpucost.pricing.catalogue import Catalogue
     from gpucost.pricing.count import Count
     from gpucost.pricing.order import Case
 
@@ -75,6 +77,19 @@ def _how_to_price(case: Case) -> str:
     )
     annotate = f"`kubectl annotate node {node.name} {ANNOTATION}=1.23`"
     return f"{lead}Add to prices.table {' '.join(rows)} for one GPU; or {annotate}."
+
+
+def without_host(node: Node, catalogue: Catalogue) -> Problem:
+    """GPUs attached to a host whose own price nobody knows."""
+    return Problem(
+        "pricing",
+        "host_unpriced",
+        f"The price list has no price for the host {node.instance_type} in {where(node)}: its"
+        f" {catalogue.gpu_model} GPUs cost what they cost alone, which is less than the bill.",
+        "Add the node's whole price to prices.table: `- {instance_type: "
+        f"{json.dumps(node.instance_type)}, region: {json.dumps(node.region)},"
+        " node_usd_per_hour: 1.23}`; or `gpucost prices refresh --provider gcp`.",
+    )
 
 
 def doubtful(

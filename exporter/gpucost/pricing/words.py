@@ -26,3 +26,8 @@ def gpus(count: int) -> str:
 def dated(origin: str, day: date | str | None) -> str:
     """Where a price is from, with the day it was right if that is known."""
     return f"{origin}, {day}" if day else origin
+
+
+def sortable(day: str) -> str:
+    """A list's day such that the older sorts first; not known is oldest."""
+    return day.removeprefix("<")
