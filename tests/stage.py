@@ -88,6 +88,7 @@ class Stage:
         self.config = priced(**settings)
         self.gpus: tuple[GpuReading, ...] = gpus or (gpu(),)
         self.held: list[Holding] = []
+        self.offered: tuple[str, ...] | None = None
         self.kubelet_speaks = True
         self.pods: dict[tuple[str, str], Pod] | None = {}
         self.node = Node("node-1", capacity_type="on_demand")
@@ -121,7 +122,7 @@ class Stage:
             node=self.node,
             node_known=self.node_known,
             gpus=self.gpus,
-            holdings=Holdings(tuple(self.held)) if self.kubelet_speaks else None,
+            holdings=Holdings(tuple(self.held), self.offered) if self.kubelet_speaks else None,
             pods=self.pods,
         )
 

@@ -7,14 +7,15 @@ several containers hold is split between them, and what no id covers is nobody's
 
 from __future__ import annotations
 
+import math
 import re
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from gpucost.model import (
     NODE,
     Device,
     Holder,
+    Holding,
     Holdings,
     Method,
     MigInstance,
@@ -28,7 +29,7 @@ from gpucost.model import (
 from gpucost.pricing import mig_share
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from typing import Literal
 
 _REPLICA = re.compile(r"(?P<base>.+?)(?:::[0-9]+|/vgpu[0-9]+)", re.DOTALL)
@@ -97,6 +98,91 @@ def is_replica(device_id: str) -> bool:
     return _REPLICA.fullmatch(device_id) is not None
 
 
+class _Unit:
+    """What is held of one unit, and in how many ways."""
+
+    __slots__ = ("fractions", "offered", "replicas", "whole")
+
+    def __init__(self) -> None:
+        self.offered: set[str] = set()
+        self.replicas: dict[str, list[Holding]] = {}
+        self.whole: dict[str, list[Holding]] = {}
+        self.fractions: dict[Holder, float] = {}
+
+    def add(self, holding: Holding) -> None:
+        """Take a holding of this unit, by what grants it: an id, a claim or a part stated."""
+        if holding.fraction is not None:
+            held = self.fractions.get(holding.holder, 0.0)
+            self.fractions[holding.holder] = held + holding.fraction
+        elif is_replica(holding.device_id):
+            self.replicas.setdefault(holding.device_id, []).append(holding)
+        else:
+            grant = holding.claim or ""
+            self.whole.setdefault(grant, []).append(holding)
+
+    def weights(self) -> tuple[dict[Holder, float], Method | None]:
+        """Each holder's part of the unit, 1 at most in total, and how it was found.
+
+        None for a unit that is one holder's in whole, by no more than its id.
+        """
+        kinds: list[tuple[Method | None, dict[Holder, float]]] = []
+        if self.whole:
+            parts = _evenly(self.whole.values())
+            kinds.append((Method.EVEN if len(parts) > 1 else None, parts))
+        if self.replicas:
+            # More held than offered (a stale list of the kubelet's, or none): all of them count.
+            count = max(len(self.offered), len(self.replicas))
+            each = _evenly(self.replicas.values(), len(self.replicas) / count)
+            kinds.append((Method.REPLICAS if self.offered or count == 1 else Method.EVEN, each))
+        if self.fractions:
+            kinds.append((Method.FRACTION, self.fractions))
+        if len(kinds) == 1:
+            method, parts = kinds[0]
+        else:
+            method, parts = Method.EVEN, {}
+            for _, some in kinds:
+                for holder, part in some.items():
+                    parts[holder] = parts.get(holder, 0.0) + part
+        total = math.fsum(parts.values())
+        if total > 1:
+            parts = {holder: part / total for holder, part in parts.items()}
+        return parts, method
+
+    def conflict(self) -> bool:
+        """Whether the unit is given out in ways that exclude each other.
+
+        Containers of one pod may share what is the pod's, and pods a claim.
+        """
+        kinds = [bool(self.whole), bool(self.replicas), bool(self.fractions)]
+        exclusive = [
+            held
+            for held in (*self.whole.values(), *self.replicas.values())
+            if not held[0].claim and len({(h.holder.namespace, h.holder.pod) for h in held}) > 1
+        ]
+        apart = [held for held in self.whole.values() if not held[0].shareable]
+        return sum(kinds) > 1 or bool(exclusive) or (len(self.whole) > 1 and bool(apart))
+
+    def holdings(self) -> list[Holding]:
+        """All of them."""
+        groups = (*self.whole.values(), *self.replicas.values())
+        return [holding for held in groups for holding in held]
+
+
+def _evenly(groups: Collection[Sequence[Holding]], whole: float = 1.0) -> dict[Holder, float]:
+    """`whole` split evenly between the groups, in each between its pods, then its containers."""
+    parts: dict[Holder, float] = {}
+    for held in groups:
+        pods: dict[tuple[str, str], set[Holder]] = {}
+        for holding in held:
+            holder = holding.holder
+            pods.setdefault((holder.namespace, holder.pod), set()).add(holder)
+        for containers in pods.values():
+            part = whole / len(groups) / len(pods) / len(containers)
+            for holder in containers:
+                parts[holder] = parts.get(holder, 0.0) + part
+    return parts
+
+
 def attribute(
     devices: Sequence[Device],
     holdings: Holdings | None,
@@ -107,27 +193,21 @@ def attribute(
     `holdings` None means that nobody knows who holds what: every part is then unattributed.
     """
     index = DeviceIndex(devices)
-    held: dict[UnitId, Counter[Holder]] = {}
-    replicated: set[UnitId] = set()
-    strangers: list[str] = []
+    units: dict[UnitId, _Unit] = {}
+    strangers: list[Holding] = []
     for holding in holdings.holdings if holdings else ():
         unit = index.resolve(holding.device_id)
         if unit is None:
-            strangers.append(holding.device_id)
-            continue
-        held.setdefault(unit, Counter())[holding.holder] += 1
-        if is_replica(holding.device_id):
-            replicated.add(unit)
-    offered = Counter(
-        unit
-        for device_id in (holdings.offered or () if holdings else ())
-        if is_replica(device_id) and (unit := index.resolve(device_id)) is not None
-    )
+            strangers.append(holding)
+        else:
+            units.setdefault(unit, _Unit()).add(holding)
+    for device_id in (holdings.offered or ()) if holdings else ():
+        if is_replica(device_id) and (unit := index.resolve(device_id)) in units:
+            units[unit].offered.add(device_id)
     known = holdings is not None and not holdings.unresolved and not strangers
     free = State.UNALLOCATED if known else State.UNATTRIBUTED
 
     shares: list[Share] = []
-    shared: list[str] = []
     for device in devices:
         covered = 0.0
         for slot, instance in ((None, None),) if device.mig is None else enumerate(device.mig):
@@ -135,10 +215,7 @@ def attribute(
             whole = 1.0 if instance is None else mig_share(device, instance, mig_split)
             whole = min(whole, 1.0 - covered)
             covered += whole
-            replicas = max(offered[unit], 1) if unit in replicated else 1
-            shares += _split(device, slot, instance, whole, held.get(unit), replicas, free)
-            if len(held.get(unit, ())) > 1 or unit in replicated:
-                shared.append(unit)
+            shares += _split(device, slot, instance, whole, units.get(unit), free)
         if device.mig is not None and (rest := _rest(covered)) > 0:
             shares.append(
                 Share(
@@ -153,7 +230,19 @@ def attribute(
                     state=State.STRANDED,
                 )
             )
-    return tuple(shares), tuple(_problems(strangers, shared))
+    conflicts = {unit: held.holdings() for unit, held in units.items() if held.conflict()}
+    return tuple(shares), tuple(_problems(strangers, conflicts))
+
+
+def shared_units(shares: Sequence[Share]) -> tuple[tuple[Share, ...], ...]:
+    """The shares of each unit whose activity is not one holder's alone."""
+    units: dict[UnitId, list[Share]] = {}
+    for share in shares:
+        if not share.measured:
+            units.setdefault(share.unit, []).append(share)
+    return tuple(
+        tuple(some) for some in units.values() if any(share.holder is not None for share in some)
+    )
 
 
 def _split(
@@ -161,19 +250,18 @@ def _split(
     slot: int | None,
     instance: MigInstance | None,
     whole: float,
-    held: Counter[Holder] | None,
-    replicas: int,
+    held: _Unit | None,
     free: State,
 ) -> list[Share]:
     """The shares of one unit that is `whole` of its GPU: its holders', then the free rest."""
     alone = Method.EXCLUSIVE if instance is None else Method.MIG
     unit = unit_of(device.uuid, instance)
 
-    def share(ratio: float, holder: Holder | None, method: Method, *, measured: bool) -> Share:
+    def share(part: float, holder: Holder | None, method: Method, *, measured: bool) -> Share:
         return Share(
             gpu_uuid=device.uuid,
             seat=Seat(holder or NODE, device.model),
-            ratio=ratio,
+            ratio=whole * part,
             unit=unit,
             instance=instance,
             slot=slot,
@@ -181,21 +269,22 @@ def _split(
             method=method,
             state=free if holder is None else None,
             measured=measured,
+            of_unit=part,
         )
 
-    if not held:
-        return [share(whole, None, alone, measured=True)]
-    if len(held) == 1 and replicas == 1:
-        return [share(whole, next(iter(held)), alone, measured=True)]
-    # More ids held than offered (a stale list of the kubelet's): nobody is charged twice.
-    parts = max(replicas, held.total())
-    method = Method.REPLICAS if replicas > 1 else Method.EVEN
+    if held is None:
+        return [share(1.0, None, alone, measured=True)]
+    parts, method = held.weights()
+    # While it may be that somebody unknown holds the rest, what works there is not known to be
+    # the one holder that is.
+    rest = _rest(math.fsum(parts.values()))
+    measured = len(parts) == 1 and (rest == 0 or free is State.UNALLOCATED)
     shares = [
-        share(whole * count / parts, holder, method, measured=count == parts)
-        for holder, count in sorted(held.items())
+        share(part, holder, method or alone, measured=measured)
+        for holder, part in sorted(parts.items())
     ]
-    if (rest := _rest(held.total() / parts)) > 0:
-        shares.append(share(whole * rest, None, method, measured=False))
+    if rest > 0:
+        shares.append(share(rest, None, method or alone, measured=False))
     return shares
 
 
@@ -205,29 +294,32 @@ def _rest(covered: float) -> float:
     return rest if rest > 1e-9 else 0.0  # noqa: PLR2004 - far below one slice of one GPU
 
 
-def _problems(strangers: list[str], shared: list[str]) -> list[Problem]:
-    problems = []
+def _problems(
+    strangers: list[Holding], conflicts: Mapping[UnitId, list[Holding]]
+) -> Iterator[Problem]:
     if strangers:
-        problems.append(
-            Problem(
-                source="attribution",
-                kind="unknown_device",
-                message="Held device ids that name no device here: "
-                + ", ".join(sorted(strangers)[:4])
-                + (f" and {len(strangers) - 4} more" if len(strangers) > 4 else ""),  # noqa: PLR2004
-                remedy="Free devices count as unattributed until this is mended. Check that the"
-                " exporter sees every GPU (NVIDIA_VISIBLE_DEVICES=all) and that MIG was not"
-                " re-partitioned under a running pod.",
-            )
+        yield Problem(
+            source="attribution",
+            kind="unknown_device",
+            message=f"Held device ids that name no device here: {_named(strangers)}",
+            remedy="Free devices count as unattributed until this is mended. Check that the"
+            " exporter sees every GPU (NVIDIA_VISIBLE_DEVICES=all) and that MIG was not"
+            " re-partitioned under a running pod.",
         )
-    if shared:
-        problems.append(
-            Problem(
-                source="attribution",
-                kind="shared_device",
-                message="Shared between containers: " + ", ".join(sorted(shared)[:8]),
-                remedy="Each is charged its part of the replicas, once in total; what each did"
-                " on the device is not measured.",
-            )
+    for unit, held in sorted(conflicts.items()):
+        yield Problem(
+            source="attribution",
+            kind="conflict",
+            message=f"{unit} is given out in ways that exclude each other: {_named(held)}",
+            remedy="It is charged once in total, in equal parts where nothing better is known."
+            " Look for a stale entry of the kubelet's (it goes with a restart of the kubelet) or"
+            " two device plugins or drivers that give out the same GPU.",
         )
-    return problems
+
+
+def _named(holdings: Collection[Holding]) -> str:
+    """Ids and who holds them, a few in full."""
+    said = sorted({f"{h.device_id} by {h.holder.namespace}/{h.holder.pod}" for h in holdings})
+    shown = 4
+    more = len(said) - shown
+    return ", ".join(said[:shown]) + (f" and {more} more" if more > 0 else "")

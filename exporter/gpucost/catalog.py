@@ -153,7 +153,8 @@ _ROWS = (
         "gpucost_pod_activity_ratio",
         "gauge",
         WORKER,
-        "Share of time a container's GPUs were busy, weighted by share, 0 to 1.",
+        "Share of time a container's GPUs were busy, on shared ones for it, weighted by share, 0 to"
+        " 1. Above its share of a GPU: it used what others, or nobody, pay for.",
     ),
     Family(
         "gpucost_pod_memory_used_bytes",

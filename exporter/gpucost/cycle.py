@@ -1,6 +1,6 @@
 """One cycle, from a Snapshot to a Report: attribution, pricing, states, ledger. Pure.
 
-Snapshot -> shares -> prices -> tenures -> usages -> Ledger -> Report
+Snapshot -> shares -> prices -> work -> tenures -> usages -> Ledger -> Report
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gpucost.attribution import attribute
+from gpucost.attribution import attribute, shared_units
 from gpucost.ledger import MAX_WORKLOADS, OTHER, accrue, opened
 from gpucost.model import (
     HOLDER_STATES,
@@ -36,7 +36,8 @@ from gpucost.model import (
 from gpucost.months import by_month, month_of
 from gpucost.pricing import Catalogue, price_gpus
 from gpucost.tenure import Patience, observe, seats_of
-from gpucost.waste import Thresholds, usages
+from gpucost.waste import NO_WORK, Thresholds, usages
+from gpucost.work import divide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,6 +90,16 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         linger_seconds=config.linger_seconds,
         labels_expected=terms.labels_expected,
     )
+    work, hidden = (
+        divide(
+            {gpu.device.uuid: gpu for gpu in snapshot.gpus},
+            attributed.shared,
+            snapshot.pods,
+            config.idle_threshold_ratio,
+        )
+        if attributed.shared
+        else (NO_WORK, ())
+    )
     shown_at = ledger.clock_seconds + max(seconds, 0.0)
     tenures = observe(
         ledger.tenures,
@@ -97,6 +108,7 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         idle_ratio=config.idle_threshold_ratio,
         clock_seconds=ledger.clock_seconds,
         patience=patience,
+        work=work,
     )
     ledger = opened(
         ledger,
@@ -115,7 +127,7 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         starting_max_seconds=config.starting_max_seconds,
         unhealthy_paid_by=config.unhealthy_paid_by,
     )
-    now = usages(snapshot, shares, ledger.tenures, prices, thresholds, ledger.clock_seconds)
+    now = usages(snapshot, shares, ledger.tenures, prices, thresholds, ledger.clock_seconds, work)
     if booted := _provisioning_seconds(before, snapshot, shares, seconds, terms):
         until = snapshot.wall_time - seconds
         stretches = by_month(until, booted, config.zone)
@@ -131,6 +143,7 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         problems=(
             *snapshot.problems,
             *attributed.problems,
+            *hidden,
             *pricing.problems,
             *_crowded(ledger),
         ),
@@ -171,11 +184,12 @@ def _attributed(
     if last is not None and (last.devices, last.holdings, last.mig_split) == made_of:
         if last.pods is pods:
             return last
-        shares, problems = last.shares, last.problems
+        shares, problems, shared = last.shares, last.problems, last.shared
     else:
         shares, problems = attribute(devices, holdings, mig_split)
+        shared = shared_units(shares)
     seats = seats_of(devices, shares, pods)
-    return Attributed(devices, holdings, mig_split, pods, shares, problems, seats)
+    return Attributed(devices, holdings, mig_split, pods, shares, problems, seats, shared)
 
 
 def _crowded(ledger: Ledger) -> tuple[Problem, ...]:

@@ -85,6 +85,7 @@ class Signal(StrEnum):
     NVML_SAMPLES = "nvml_utilization_samples"
     NVML_RATES = "nvml_utilization_rates"
     DCGM_GPU_UTIL = "dcgm_gpu_util"
+    PROCESSES = "nvml_process_utilization"
 
 
 class Method(StrEnum):
@@ -93,6 +94,7 @@ class Method(StrEnum):
     EXCLUSIVE = "exclusive"
     MIG = "mig"
     REPLICAS = "replicas"
+    FRACTION = "fraction"
     EVEN = "even"
 
 
@@ -161,10 +163,20 @@ class Efficiency(Value, frozen=True):
 
 
 class Process(Value, frozen=True):
-    """A process on a device, by its host PID."""
+    """A process on a device, by its host PID.
+
+    `cgroup` is its /proc/<pid>/cgroup: None where the host's processes cannot be seen, empty
+    where there is none by that PID (any more). `sm_ratio` and `sm_peak` are its part of the
+    device's busy time since the last reading, 0 to 1, None where it was not measured. `mps` marks
+    a server or a client of an MPS daemon, whose work the driver does not tell apart.
+    """
 
     pid: int
     memory_bytes: int | None = None
+    cgroup: str | None = None
+    sm_ratio: float | None = None
+    sm_peak: float | None = None
+    mps: bool = False
 
 
 class UnitReading(Value, frozen=True):
@@ -223,12 +235,18 @@ class Holding(Value, frozen=True):
     """A device id that the kubelet (or DCGM's pod labels) says a container holds.
 
     `device_id` is in the source's words: a UUID, `<uuid>::<n>`, `nvidia<minor>/gi<g>`, ...;
-    `attribution.resolve` knows them. `resource` is the extended resource's name, or empty.
+    `attribution.DeviceIndex` knows them. `resource` is the extended resource's name, or empty.
+    `claim` is the DRA claim by which it is held (`<namespace>/<name>`, and its share where it has
+    one: it is then `shareable` with other claims), `fraction` the part of the device that was
+    reserved where that is stated; None where the id says it.
     """
 
     holder: Holder
     resource: str
     device_id: str
+    claim: str = ""
+    shareable: bool = False
+    fraction: float | None = None
 
 
 class Holdings(Value, frozen=True):
@@ -248,7 +266,10 @@ class Holdings(Value, frozen=True):
 
 
 class ContainerStatus(Value, frozen=True):
-    """A container as the kubelet reports it through the API; `waiting` is its reason or empty."""
+    """A container as the kubelet reports it through the API; `waiting` is its reason or empty.
+
+    `id` is the runtime's (64 hex digits, without its scheme), empty before it has one.
+    """
 
     name: str
     running: bool = False
@@ -256,6 +277,7 @@ class ContainerStatus(Value, frozen=True):
     restarts: int = 0
     last_exit_code: int | None = None
     init: bool = False
+    id: str = ""
 
 
 class Pod(Value, frozen=True):
@@ -281,6 +303,8 @@ class Pod(Value, frozen=True):
     gpu_containers: tuple[str, ...] = ()
     labels: Mapping[str, str] = {}
     annotations: Mapping[str, str] = {}
+    cgroup_uid: str = ""
+    """The UID in its cgroup's name where that is not `uid`: of a static pod."""
 
     @property
     def finished(self) -> bool:
@@ -364,7 +388,9 @@ class Share(Value, frozen=True):
     method: Method
     state: State | None = None
     measured: bool = True
-    """Whether the unit's activity is this holder's alone."""
+    """Whether the unit's activity is this holder's alone; else its processes tell (work.py)."""
+    of_unit: float = 1.0
+    """The part of its unit, 0 to 1: what of the unit's time it has paid for."""
 
 
 class Attributed(Value, frozen=True):
@@ -380,6 +406,8 @@ class Attributed(Value, frozen=True):
     shares: tuple[Share, ...]
     problems: tuple[Problem, ...]
     seats: Mapping[Seat, tuple[Share, ...]]
+    shared: tuple[tuple[Share, ...], ...] = ()
+    """The shares of each unit on which the work of several must be told apart."""
 
 
 class Price(Value, frozen=True):

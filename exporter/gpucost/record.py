@@ -21,7 +21,13 @@ from gpucost.live import booted_at
 from gpucost.sources.base import SourceError
 from gpucost.sources.dcgm import fetch_page
 from gpucost.sources.kube_api import KubeApi
-from gpucost.sources.kube_objects import NodeList, PodList, decode
+from gpucost.sources.kube_objects import (
+    CONFIG_HASH,
+    MIRROR,
+    NodeList,
+    PodList,
+    decode,
+)
 from gpucost.sources.podresources import to_json
 from gpucost.sources.recorded import (
     CONFIG,
@@ -47,7 +53,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-KEPT_ANNOTATIONS = "gpucost.io/"
+KEPT_ANNOTATIONS = ("gpucost.io/", MIRROR, CONFIG_HASH)
 """What the annotations that are kept begin with."""
 
 _BETWEEN_READS_SECONDS = 2.0

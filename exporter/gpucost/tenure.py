@@ -12,12 +12,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpucost.model import NODE, Device, Holder, Payer, Pod, Seat, Share, Snapshot, Tenure
-from gpucost.waste import is_busy, reading_of
+from gpucost.waste import NO_WORK, is_busy, reading_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gpucost.model import UnitReading
+    from gpucost.model import UnitId, UnitReading
 
 UNKNOWN = "unknown"
 
@@ -41,10 +41,12 @@ def observe(
     idle_ratio: float,
     clock_seconds: float,
     patience: Patience,
+    work: Mapping[tuple[Seat, UnitId], UnitReading] = NO_WORK,
 ) -> dict[Seat, Tenure]:
     """The tenures after this cycle: new ones opened, the present updated, the old let go.
 
-    `seats` are the present ones, each with its shares (`seats_of`).
+    `seats` are the present ones, each with its shares (`seats_of`); `work` is what each did on
+    shared units.
     """
     gpus = {gpu.device.uuid: gpu for gpu in snapshot.gpus}
     pods = snapshot.pods or {}
@@ -62,9 +64,7 @@ def observe(
             )
         tenure = _labelled(seat, before, pod, snapshot, clock_seconds, patience)
         if shares:
-            measured = [
-                reading_of(gpus[share.gpu_uuid], share) for share in shares if share.measured
-            ]
+            measured = [reading_of(gpus[share.gpu_uuid], share, work) for share in shares]
             tenure = _seen_again(before, tenure, pod, measured, snapshot, idle_ratio, clock_seconds)
         elif tenure.gone_at is not None:
             tenure = replace(tenure, gone_at=None)

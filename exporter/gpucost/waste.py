@@ -29,7 +29,7 @@ from gpucost.model import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gpucost.model import Holder, Seat
+    from gpucost.model import Holder, Seat, UnitId
 
 BACK_OFF = frozenset(
     {
@@ -46,6 +46,8 @@ BACK_OFF = frozenset(
 )
 """Waiting reasons that do not pass by themselves (kubernetes pkg/kubelet/images/types.go and
 pkg/kubelet/kuberuntime)."""
+
+NO_WORK: Mapping[tuple[Seat, UnitId], UnitReading] = {}
 
 NO_READING = UnitReading()
 """Of the part of a GPU that no MIG instance covers."""
@@ -71,8 +73,12 @@ def readings_by_unit(gpu: GpuReading) -> tuple[UnitReading, ...]:
     return (gpu.reading,) if gpu.device.mig is None else gpu.instances
 
 
-def reading_of(gpu: GpuReading, share: Share) -> UnitReading:
-    """What the unit of a share did."""
+def reading_of(
+    gpu: GpuReading, share: Share, work: Mapping[tuple[Seat, UnitId], UnitReading]
+) -> UnitReading:
+    """What was done on a share: by its unit, or where that is shared by its holder (work.py)."""
+    if not share.measured:
+        return work.get((share.seat, share.unit), NO_READING)
     if share.slot is not None:
         return gpu.instances[share.slot]
     return gpu.reading if gpu.device.mig is None else NO_READING
@@ -108,10 +114,12 @@ def usages(
     prices: Mapping[str, Price],
     thresholds: Thresholds,
     clock_seconds: float,
+    work: Mapping[tuple[Seat, UnitId], UnitReading] = NO_WORK,
 ) -> tuple[Usage, ...]:
     """What every share does now and what flows from it, in the order of the shares.
 
-    Every held share has its seat in `tenures`; `clock_seconds` is the ledger's.
+    Every held share has its seat in `tenures`; `clock_seconds` is the ledger's. `work` is what
+    each did on shared units.
     """
     gpus = {gpu.device.uuid: gpu for gpu in snapshot.gpus}
     pods = snapshot.pods or {}
@@ -119,19 +127,18 @@ def usages(
     found = []
     for share in shares:
         gpu = gpus[share.gpu_uuid]
-        reading = reading_of(gpu, share)
+        reading = reading_of(gpu, share, work)
         parts: tuple[tuple[State, float], ...]
         if share.holder is None:
             parts = ((_free_state(gpu, share, reading, thresholds, assumed=assumed), 1.0),)
         else:
             pod = pods.get((share.holder.namespace, share.holder.pod))
-            activity = reading.activity if share.measured else None
             parts = _held_states(
                 gpu,
-                share.holder,
+                share,
                 pod,
                 tenures[share.seat],
-                activity,
+                reading.activity,
                 thresholds,
                 clock_seconds,
             )
@@ -151,8 +158,8 @@ def usages(
             Usage(
                 share,
                 tuple(rates),
-                reading.activity.ratio if share.measured and reading.activity else None,
-                reading.memory_used_bytes if share.measured else None,
+                None if reading.activity is None else reading.activity.ratio,
+                reading.memory_used_bytes,
             )
         )
     return tuple(found)
@@ -169,7 +176,7 @@ def _free_state(
     """The state of a part that nobody holds."""
     if gpu.faults:
         return State.UNHEALTHY
-    if share.state is not State.UNALLOCATED or not share.measured:
+    if share.state is not State.UNALLOCATED:
         return share.state or State.UNATTRIBUTED
     if is_busy(reading.activity, thresholds.idle_ratio):
         return State.UNATTRIBUTED
@@ -182,7 +189,7 @@ def _free_state(
 
 def _held_states(
     gpu: GpuReading,
-    holder: Holder,
+    share: Share,
     pod: Pod | None,
     tenure: Tenure,
     activity: Activity | None,
@@ -198,7 +205,8 @@ def _held_states(
     if pod is not None:
         # The kubelet's word comes before `starting`: a pod that it has given up on, or that is
         # on its way out, is not on its way up (docs/design.md, "Decisions").
-        if is_backing_off(pod, holder.container):
+        container = share.seat.holder.container
+        if is_backing_off(pod, container):
             return ((State.FAILING, 1.0),)
         if pod.deleted:
             return ((State.TERMINATING, 1.0),)
@@ -208,14 +216,16 @@ def _held_states(
             not pod.ready
             and activity is not None
             and not busy
-            and (not young or _is_looping(pod, holder.container))
+            and (not young or _is_looping(pod, container))
         ):
             return ((State.FAILING, 1.0),)
     if activity is None:
         return ((State.UNMEASURED, 1.0),)
     if not busy:
         return ((State.IDLE, 1.0),)
-    return ((_USED, activity.ratio), (_UNDERUSED, 1.0 - activity.ratio))
+    # Beyond its own part of a shared unit a holder uses what others, or nobody, pay for.
+    used = activity.ratio if share.of_unit >= 1.0 else min(activity.ratio / share.of_unit, 1.0)
+    return ((_USED, used), (_UNDERUSED, 1.0 - used))
 
 
 def held_seconds(tenure: Tenure, clock_seconds: float) -> float:

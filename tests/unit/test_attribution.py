@@ -195,7 +195,7 @@ def test_while_an_unknown_device_is_held_nobody_knows_what_is_free() -> None:
 def test_many_unknown_devices_make_one_problem_of_bounded_length() -> None:
     holdings = Holdings(held(*(f"GPU-gone-{n:03}" for n in range(300))))
     _, (problem,) = attribute((WHOLE,), holdings)
-    assert "GPU-gone-003 and 296 more" in problem.message
+    assert "GPU-gone-003 by research/jupyter-ada and 296 more" in problem.message
     assert "GPU-gone-004" not in problem.message
     assert problem.remedy
 
@@ -246,11 +246,40 @@ def test_instances_that_claim_more_than_the_gpu_are_charged_no_more_than_it() ->
 # --- Sharing: charged once in total -------------------------------------------------------------
 
 
-def test_two_holders_of_one_device_split_it_evenly_and_are_not_measured() -> None:
-    shares, problems = shares_of(*held("GPU-aaaa"), *held("GPU-aaaa", by=BOB))
+def test_two_exclusive_holders_split_the_device_evenly_and_are_named() -> None:
+    holdings = Holdings((*held("GPU-aaaa"), *held("GPU-aaaa", by=BOB)))
+    shares, (problem,) = attribute((WHOLE,), holdings)
     assert split(shares) == {ADA.pod: 0.5, BOB.pod: 0.5}
     assert {(share.method, share.measured) for share in shares} == {(Method.EVEN, False)}
-    assert problems == ["shared_device"]
+    assert problem.kind == "conflict"
+    assert "GPU-aaaa by research/jupyter-ada, GPU-aaaa by research/train-bob" in problem.message
+
+
+def test_a_device_given_out_both_whole_and_in_replicas_is_charged_once_and_told() -> None:
+    shares, problems = shares_of(
+        *held("GPU-aaaa"),
+        *held("GPU-aaaa::1", by=BOB),
+        offered=tuple(f"GPU-aaaa::{n}" for n in range(4)),
+    )
+    assert split(shares) == {ADA.pod: pytest.approx(0.8), BOB.pod: pytest.approx(0.2)}
+    assert problems == ["conflict"]
+
+
+def test_one_replica_with_two_holders_is_charged_to_both_once_and_told() -> None:
+    shares, problems = shares_of(
+        *held("GPU-aaaa::1"),
+        *held("GPU-aaaa::1", by=BOB),
+        offered=tuple(f"GPU-aaaa::{n}" for n in range(4)),
+    )
+    assert split(shares) == {ADA.pod: 0.125, BOB.pod: 0.125, State.UNALLOCATED: 0.75}
+    assert problems == ["conflict"]
+
+
+def test_containers_of_one_pod_may_share_what_is_the_pods() -> None:
+    sidecar = replace(ADA, container="proxy")
+    shares, problems = shares_of(*held("GPU-aaaa"), *held("GPU-aaaa", by=sidecar))
+    assert [share.ratio for share in shares] == [0.5, 0.5]
+    assert problems == []
 
 
 def test_replicas_are_charged_by_what_was_offered_and_the_rest_is_free() -> None:
@@ -260,7 +289,16 @@ def test_replicas_are_charged_by_what_was_offered_and_the_rest_is_free() -> None
     )
     assert split(shares) == {ADA.pod: 0.25, BOB.pod: 0.5, State.UNALLOCATED: 0.25}
     assert {(share.method, share.measured) for share in shares} == {(Method.REPLICAS, False)}
-    assert problems == ["shared_device"]
+    assert [share.of_unit for share in shares] == [0.25, 0.5, 0.25]
+    assert problems == []
+
+
+def test_the_one_holder_of_some_replicas_did_all_that_was_done() -> None:
+    offered = tuple(f"GPU-aaaa::{n}" for n in range(4))
+    own, rest = shares_of(*held("GPU-aaaa::0"), offered=offered)[0]
+    assert (own.holder, own.measured, rest.holder, rest.measured) == (ADA, True, None, False)
+    own, rest = shares_of(*held("GPU-aaaa::0"), offered=offered, unresolved=1)[0]
+    assert (own.measured, rest.state) == (False, State.UNATTRIBUTED)
 
 
 def test_a_holder_of_every_replica_is_alone_and_measured() -> None:
@@ -274,7 +312,7 @@ def test_replicas_of_an_unknown_number_are_charged_in_whole_to_those_who_hold_th
         *held("GPU-aaaa::0"), *held("GPU-aaaa::1", "GPU-aaaa::2", by=BOB), offered=None
     )
     assert split(shares) == {ADA.pod: pytest.approx(1 / 3), BOB.pod: pytest.approx(2 / 3)}
-    assert problems == ["shared_device"]
+    assert problems == []
 
 
 def test_more_replicas_held_than_offered_are_still_one_device() -> None:
@@ -307,6 +345,8 @@ def test_offered_devices_that_are_no_replicas_say_nothing_of_shares() -> None:
             st.sampled_from((ADA, BOB, Holder("x", "y", "z"))),
             st.sampled_from(("GPU-aaaa", "GPU-bbbb", "MIG-GPU-cccc/1/0", "nvidia5/gi2", "GPU-no")),
             st.sampled_from(("", "::0", "::1", "::2")),
+            st.sampled_from((None, None, None, 0.25, 0.75)),
+            st.sampled_from(("", "", "x/claim", "y/claim")),
         ),
         max_size=12,
     ),
@@ -314,13 +354,16 @@ def test_offered_devices_that_are_no_replicas_say_nothing_of_shares() -> None:
     st.sampled_from(("compute", "memory")),
 )
 def test_shares_sum_to_1_however_devices_are_held(
-    holdings: list[tuple[Holder, str, str]],
+    holdings: list[tuple[Holder, str, str, float | None, str]],
     replicas: int | None,
     mig_split: Literal["compute", "memory"],
 ) -> None:
     offered = None if replicas is None else tuple(f"GPU-aaaa::{n}" for n in range(replicas))
     shares, _ = shares_of(
-        *(Holding(holder, "nvidia.com/gpu", name + replica) for holder, name, replica in holdings),
+        *(
+            Holding(holder, "nvidia.com/gpu", name + replica, fraction=part, claim=claim)
+            for holder, name, replica, part, claim in holdings
+        ),
         devices=DEVICES,
         offered=offered,
         mig_split=mig_split,

@@ -89,7 +89,7 @@ def test_dollars_flow_where_gpus_have_prices_and_holders_are_known(
         ("plain-vm", "warn", "holders", "by GPU and state, not by pod", ""),
         ("plain-vm", "ok", "node", "g4dn.xlarge, us-east-1, on_demand", ""),
         ("dcgm-readme-sentinel", "warn", "node", "unknown", "Set them under `node:`"),
-        ("time-slicing-replicas", "warn", "attribution", "shared_device: ", "charged"),
+        ("time-slicing-replicas", "warn", "attribution", "shared_unmeasured: ", "hostPID"),
         ("holder-of-unknown-device", "warn", "attribution", "unknown_device: ", "sees every GPU"),
         ("dra-claims", "warn", "kubelet", "dra_unsupported: ", "nvidia.com/gpu"),
         ("bad-config-later", "warn", "config", "prices.table[0].gpu_usd_per_hour", "Mend"),

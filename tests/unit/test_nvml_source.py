@@ -14,13 +14,18 @@ import pytest
 
 import fake_nvml
 from fake_nvml import Gpm, Kind, Process, a100, h100, t4
+from gpucost.config import Nvml
 from gpucost.model import Device, Efficiency, GpuReading, Signal
+from gpucost.model import Process as ModelProcess
 from gpucost.sources.base import SourceError
+from gpucost.sources.host_processes import HOST_PID_NAMESPACE, HostProcesses
+from gpucost.sources.nvml import NvmlSource
+from gpucost.sources.nvml_processes import Sample, parse_utilization
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from gpucost.sources.nvml import NvmlSource
+    from gpucost.model import UnitReading
 
     MakeWorld = Callable[..., fake_nvml.World]
 
@@ -411,3 +416,97 @@ def test_no_device_is_a_failed_read_and_not_an_empty_node(
     machine.gpus.append(h100())
     machine.write()
     assert len(nvml.read().gpus) == 1
+
+
+# --- whose processes, and which of them worked ------------------------------------------------
+
+
+def two_containers(world: MakeWorld, gpu: fake_nvml.Gpu, *more: Process) -> fake_nvml.World:
+    """The GPU with processes 11 and 12, of two pods; the others are of nobody known."""
+    gpu.processes = [Process(11, sm=0.6), Process(12, sm=0.2), *more]
+    return world(gpu)
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[NvmlSource]:
+    """The source on a machine whose processes 11 and 12 are of two pods."""
+    proc = tmp_path / "proc"
+    (proc / "self/ns").mkdir(parents=True)
+    (proc / "self/ns/pid").symlink_to(HOST_PID_NAMESPACE)
+    for pid in (11, 12):
+        (proc / str(pid)).mkdir()
+        (proc / str(pid) / "cgroup").write_text(f"0::/kubepods/pod{pid:032}/{pid:064}\n")
+        (proc / str(pid) / "stat").write_text(f"{pid} (python) S{' 0' * 18} 7 0\n")
+    source = NvmlSource(settings=Nvml(), host=HostProcesses(proc))
+    yield source
+    source.close()
+
+
+def of_processes(reading: UnitReading) -> dict[int, tuple[float | None, float | None]]:
+    return {it.pid: (it.sm_ratio, it.sm_peak) for it in reading.processes or ()}
+
+
+def test_processes_of_several_containers_are_told_apart(
+    world: MakeWorld, shared: NvmlSource
+) -> None:
+    two_containers(world, t4())
+    reading = read_one(shared).reading
+    assert of_processes(reading) == {11: (0.6, 0.6), 12: (0.2, 0.2)}
+    assert [it.cgroup for it in reading.processes or ()] == [
+        f"0::/kubepods/pod{pid:032}/{pid:064}\n" for pid in (11, 12)
+    ]
+
+
+def test_a_process_that_did_nothing_has_no_sample_and_did_nothing(
+    world: MakeWorld, shared: NvmlSource
+) -> None:
+    machine = two_containers(world, t4())
+    machine.gpus[0].processes[1].sm = 0.0
+    machine.write()
+    assert of_processes(read_one(shared).reading) == {11: (0.6, 0.6), 12: (0.0, 0.0)}
+    machine.gpus[0].processes[0].sm = 0.0
+    machine.write()
+    assert of_processes(read_one(shared).reading) == {11: (0.0, 0.0), 12: (0.0, 0.0)}
+
+
+def test_samples_over_100_are_dropped(world: MakeWorld, shared: NvmlSource) -> None:
+    machine = two_containers(world, t4())
+    machine.gpus[0].processes[0].sm = 42_000.0
+    machine.write()
+    assert of_processes(read_one(shared).reading) == {11: (0.0, 0.0), 12: (0.2, 0.2)}
+
+
+def test_a_driver_that_cannot_tell_processes_apart_leaves_them_unmeasured(
+    world: MakeWorld, shared: NvmlSource
+) -> None:
+    two_containers(world, t4()).fail("nvmlDeviceGetProcessUtilization", 3)
+    for _ in range(2):
+        assert of_processes(read_one(shared).reading) == {11: (None, None), 12: (None, None)}
+
+
+def test_one_containers_processes_are_not_asked_for(world: MakeWorld, shared: NvmlSource) -> None:
+    gpu = t4()
+    gpu.processes = [Process(11, sm=0.6)]
+    world(gpu).fail("nvmlDeviceGetProcessUtilization", 999)
+    for _ in range(4):
+        read = shared.read()
+    assert read.problems == ()
+
+
+def test_processes_of_a_mig_instance_are_given_to_their_pods_but_not_measured(
+    world: MakeWorld, shared: NvmlSource
+) -> None:
+    gpu = h100(mig=("3g.40gb",))
+    gpu.processes = [Process(pid, gi=1, ci=0, sm=0.5) for pid in (11, 12)]
+    world(gpu)
+    (part,) = read_one(shared).instances
+    assert of_processes(part) == {11: (None, None), 12: (None, None)}
+    assert all(it.cgroup for it in part.processes or ())
+
+
+def test_old_samples_and_those_of_processes_that_are_not_there_are_dropped() -> None:
+    processes = [ModelProcess(11), ModelProcess(12)]
+    samples = [Sample(11, 5, 50), Sample(11, 6, 30), Sample(12, 6, 10), Sample(99, 6, 90)]
+    first, second = parse_utilization(samples, processes)
+    assert [first.sm_ratio, second.sm_ratio] == pytest.approx([0.4, 0.05])
+    assert [first.sm_peak, second.sm_peak] == [0.5, 0.1]

@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 MAX_PUBLISHED_CHARS = 1024
 """Of a published label or annotation; the rest of a longer one is cut off."""
 
+MIRROR = "kubernetes.io/config.mirror"
+CONFIG_HASH = "kubernetes.io/config.hash"
+"""A static pod runs under the hash of its manifest; its UID in the API is its mirror's
+(kubernetes pkg/kubelet/types/pod_update.go)."""
+
 DCGM_LABELS = (
     ("app", "nvidia-dcgm-exporter"),
     ("app.kubernetes.io/name", "dcgm-exporter"),
@@ -121,6 +126,7 @@ class _ContainerStatus(_Wire):
     restart_count: int | None = None
     state: _ContainerState | None = None
     last_state: _ContainerState | None = None
+    container_id: str | None = msgspec.field(name="containerID", default=None)
 
 
 class _Condition(_Wire):
@@ -273,6 +279,7 @@ def pod_of(found: PodObject, settings: Kubernetes, resource_names: Collection[st
         ),
         labels=_published(labels, settings.published_labels),
         annotations=_published(annotations, settings.published_annotations),
+        cgroup_uid=annotations.get(CONFIG_HASH, "") if MIRROR in annotations else "",
     )
 
 
@@ -350,6 +357,7 @@ def _statuses(status: _PodStatus, init_names: Collection[str]) -> tuple[Containe
             restarts=container.restart_count or 0,
             last_exit_code=_exit_code(state, container.last_state or _ContainerState()),
             init=container.name in init_names,
+            id=(container.container_id or "").rpartition("://")[2],
         )
         for container in found
         for state in [container.state or _ContainerState()]

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from gpucost.model import Device, GpuReading, Problem, UnitReading
 from gpucost.sources.base import DeviceRead, SourceError
+from gpucost.sources.host_processes import HostProcesses
 from gpucost.sources.nvml_calls import NvmlCalls, Unit
 from gpucost.sources.nvml_errors import (
     GpuFault,
@@ -60,7 +61,7 @@ class NvmlSource:
     """Reads the GPUs through pynvml, which is imported at the first read.
 
     `library` stands in for the pynvml module (a benchmark records its calls), `clock` for the
-    monotonic clock.
+    monotonic clock, `host` for this machine's processes.
     """
 
     name = "nvml"
@@ -71,12 +72,14 @@ class NvmlSource:
         settings: Nvml,
         library: Any = None,  # noqa: ANN401 - pynvml is untyped
         clock: Callable[[], float] = time.monotonic,
+        host: HostProcesses | None = None,
     ) -> None:
         self.settings = settings
         self.driver_version = ""
         """Empty until the first read that worked."""
         self._library = library
         self._clock = clock
+        self._host = host or HostProcesses()
         self._calls: NvmlCalls | None = None
         self._system = Unit(None, "the driver")
         self._gpus: list[Gpu] = []
@@ -226,6 +229,7 @@ class NvmlSource:
             device=device,
             driver_version=self.driver_version,
             xids=known.xids if known else {},
+            host=self._host,
         )
 
     # --- one reading --------------------------------------------------------------------------
@@ -240,6 +244,7 @@ class NvmlSource:
             if not gpu.fault:
                 self._guard(gpu, gpu.look)
         readings = [self._read_gpu(calls, gpu) for gpu in self._gpus]
+        self._host.end_reading()
         if all(_says_nothing(reading) for reading in readings):
             self._fail_if_silent(calls)
         readings += [

@@ -28,11 +28,13 @@ from gpucost.sources.nvml_parse import (
     parse_samples,
     process_lists,
 )
+from gpucost.sources.nvml_processes import GpuProcesses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from gpucost.model import Activity, Efficiency, MigInstance, Process
+    from gpucost.sources.host_processes import HostProcesses
     from gpucost.sources.nvml_calls import NvmlCalls
     from gpucost.sources.nvml_gpm import Gpm, Window
     from gpucost.sources.nvml_mig import Instance
@@ -73,6 +75,7 @@ class Gpu(Unit):
         device: Device,
         driver_version: str,
         xids: Mapping[int, int],
+        host: HostProcesses,
     ) -> None:
         super().__init__(handle, f"GPU {device.index} ({device.uuid})")
         self.device = device
@@ -90,6 +93,7 @@ class Gpu(Unit):
         self._last_sample_us = 0
         self._newest_sample: Any = None
         self._process_lists = process_lists(driver_version)
+        self._processes = GpuProcesses(calls, self, host)
         self._memory = (
             ("nvmlDeviceGetMemoryInfo_v2", (calls.library.nvmlMemory_v2,)),
             ("nvmlDeviceGetMemoryInfo", ()),
@@ -201,7 +205,9 @@ class Gpu(Unit):
             if by_instance is not None:
                 processes = tuple(chain.from_iterable(by_instance.values()))
         elif entries is not None:
-            processes = parse_processes(entries, self.device.memory_bytes)
+            processes = self._processes.told_apart(
+                parse_processes(entries, self.device.memory_bytes)
+            )
         self.last = GpuReading(
             self.device,
             UnitReading(activity, efficiency, memory_used, processes),
@@ -291,7 +297,10 @@ class Gpu(Unit):
             own = self._read_processes(instance)
             processes = None if own is None else parse_processes(own, instance.mig.memory_bytes)
         return UnitReading(
-            activity, efficiency, None if memory is None else field(memory, "used"), processes
+            activity,
+            efficiency,
+            None if memory is None else field(memory, "used"),
+            self._processes.whose(processes),
         )
 
     def _read_faults(self) -> tuple[str, ...]:
