@@ -25,7 +25,7 @@ _CONTAINER = re.compile(r"(?:^|[-:/])([0-9a-f]{64})(?=\.scope|/|$)")
 """Of containerd, CRI-O, docker and podman alike, with their prefixes."""
 
 
-class Owner(Struct, frozen=True):
+class Owner(Struct, frozen=True, gc=False):
     """Whose a process is; empty where its cgroup does not say."""
 
     pod_uid: str = ""
