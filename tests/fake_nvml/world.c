@@ -7,6 +7,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* Where a played node's containers have it; a program started by `exec` lacks the environment. */
+#define USUAL_SCENARIO "/run/played-gpus/scenario"
+
 static World *world;
 
 /* The number after ` key=`, or `otherwise`. */
@@ -132,7 +135,7 @@ static void gpu_line(Gpu *g, const char *what, const char *line, const char *res
         word(line, "profile", i->profile, sizeof i->profile);
         i->memory = memory(line);
         i->key = instance_key(i);
-    } else if (!strcmp(what, "proc") && g->n_procs < MAX_PROCS) {
+    } else if (!strcmp(what, "proc") && g->n_procs < MAX_PROCS && !world->hides_processes) {
         Proc *p = &g->procs[g->n_procs++];
         p->pid = (unsigned)whole(line, "pid", 0);
         p->bytes = whole(line, "bytes", ~0ULL);
@@ -141,6 +144,14 @@ static void gpu_line(Gpu *g, const char *what, const char *line, const char *res
         p->kind = (unsigned)number(line, "kind", COMPUTE);
         p->sm = (unsigned)number(line, "sm", 0);
     }
+}
+
+/* A driver tells a caller only of processes that have a PID where the caller is. The scenario's
+ * PIDs belong to one namespace; where it does not say which, to everybody's. */
+static bool elsewhere(u64 namespace)
+{
+    struct stat mine;
+    return namespace && !stat("/proc/self/ns/pid", &mine) && mine.st_ino != namespace;
 }
 
 static void line_of(World *w, char *line)
@@ -159,6 +170,7 @@ static void line_of(World *w, char *line)
     else if (!strncmp(line, "node ", 5)) {
         w->init_code = (int)number(line, "init", 0);
         w->cuda = (unsigned)number(line, "cuda", 12040);
+        w->hides_processes = elsewhere(whole(line, "pidns", 0));
     } else if (!strncmp(line, "xid ", 4) && w->n_events < MAX_EVENTS)
         w->events[w->n_events++] = (Event){
             whole(line, "seq", 0), (unsigned)number(line, "gpu", 0),
@@ -181,9 +193,11 @@ const World *world_now(void)
     static struct stat seen;
     struct stat now;
     const char *path = getenv("FAKE_NVML_SCENARIO");
+    if (!path)
+        path = USUAL_SCENARIO;
     if (!world)
         world = calloc(1, sizeof *world);
-    if (!path || stat(path, &now)) {
+    if (stat(path, &now)) {
         world->readable = false;
         memset(&seen, 0, sizeof seen);
         return world;

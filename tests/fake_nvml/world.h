@@ -63,6 +63,7 @@ typedef struct {
 
 typedef struct {
     bool readable;
+    bool hides_processes; /* the caller is not in the PID namespace whose processes are told */
     int init_code, n_gpus, n_events, n_fails;
     char driver[80];
     unsigned cuda;

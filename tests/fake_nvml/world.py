@@ -239,6 +239,8 @@ class World:
             gpu.minor = gpu.minor or index
         self.driver_version = "580.95.05"
         self.init_code = 0
+        self.pid_namespace: int | None = None
+        """The inode of the PID namespace that processes are of: callers in others see none."""
         self._failures: dict[int, str] = {}
         self._events: list[str] = []
         self._energy: dict[str, tuple[float, float, float]] = {}
@@ -248,7 +250,8 @@ class World:
     def write(self) -> None:
         """Let it be seen. The file is replaced whole, so no reader sees half of it."""
         now = time.time()
-        lines = [f"driver {self.driver_version}", f"node init={self.init_code} cuda=13000"]
+        node = _fact("node", init=self.init_code, cuda=13000, pidns=self.pid_namespace)
+        lines = [f"driver {self.driver_version}", node]
         for index, gpu in enumerate(self.gpus):
             lines += gpu.lines(index)
             lines += self._energy_line(index, gpu, now)

@@ -1,0 +1,3 @@
+module gpucost.test/programs
+
+go 1.26
