@@ -1,9 +1,10 @@
 """Makes README.md's table and values.schema.json of the chart from its values.yaml.
 
-A value's description is the comment above it; a last line `@schema {...}` in it adds JSON Schema
-keywords to the type that the default shows. A map is strict: it has the keys that values.yaml
-gives it, unless it is empty there or `@schema` says what else it may have. `config` is gpucost's
-own settings, whose schema comes from exporter/gpucost/config.py. Run by gen_docs.py.
+A value's description is the comment above it; it may end with `@schema {...}`, in lines of its
+own, which adds JSON Schema keywords to the type that the default shows. A map is strict: it has
+the keys that values.yaml gives it, unless it is empty there or `@schema` says what it may have.
+`config` is gpucost's own settings, whose schema comes from exporter/gpucost/config.py. Run by
+gen_docs.py.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def _values(node: yaml.MappingNode, defaults: dict[str, Any], lines: list[str]) 
 def _says_keys(schema: Schema) -> bool:
     """Whether the keys of a map are other than the ones it has in values.yaml."""
     return bool(
-        {"$ref", "propertyNames"} & schema.keys()
+        {"$ref", "properties"} & schema.keys()
         or isinstance(schema.get("additionalProperties"), dict)
     )
 
@@ -84,11 +85,9 @@ def _comment_above(lines: list[str], key: int) -> tuple[str, Schema]:
     first = key
     while first and lines[first - 1].lstrip().startswith("#"):
         first -= 1
-    words = [line.lstrip().removeprefix("#").strip() for line in lines[first:key]]
-    schema: Schema = {}
-    if words and words[-1].startswith(SCHEMA_MARK):
-        schema = yaml.safe_load(words.pop().removeprefix(SCHEMA_MARK))
-    return " ".join(words), schema
+    words = " ".join(line.lstrip().removeprefix("#").strip() for line in lines[first:key])
+    description, mark, keywords = words.partition(SCHEMA_MARK)
+    return description.strip(), yaml.safe_load(keywords) if mark else {}
 
 
 # --- values.schema.json -----------------------------------------------------------------------

@@ -8,7 +8,7 @@ price must not silently cost nothing.
 from __future__ import annotations
 
 import re
-from datetime import date  # noqa: TC003 - msgspec reads the annotation
+from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from zoneinfo import ZoneInfo
 
@@ -284,11 +284,18 @@ class UniqueKeys(yaml.SafeLoader):
         return cast("dict[Any, Any]", super().construct_mapping(node, deep=deep))
 
 
-# YAML 1.1, which PyYAML reads, takes 1e-05 for text; YAML 1.2, and Helm that writes it so, for a
-# number (https://yaml.org/spec/1.2.2/#1032-tag-resolution).
-UniqueKeys.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), "-+0123456789"
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes text that UniqueKeys would take for a number in quotes."""
+
+
+for _side in (UniqueKeys, _Dumper):
+    # YAML 1.1, PyYAML's, takes 1e-05 for text; YAML 1.2 (10.3.2, tag resolution), and Helm, which
+    # writes it so, for a number.
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
 
 
 def _where(mark: yaml.Mark | None) -> str:
@@ -336,6 +343,12 @@ def parse(text: str | bytes) -> Config:
         raise ConfigError(_explain(str(error), raw)) from error
     _check(config)
     return config
+
+
+def dump(config: Config) -> str:
+    """The text of a configuration file that says all of this; `parse` takes it back."""
+    fields = msgspec.to_builtins(config, builtin_types=(date,))
+    return yaml.dump(fields, Dumper=_Dumper, sort_keys=False)
 
 
 def _explain(message: str, raw: object) -> str:

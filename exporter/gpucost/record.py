@@ -8,15 +8,13 @@ in the settings to what is no password.
 from __future__ import annotations
 
 import time
-from datetime import date
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
-import yaml
 from msgspec.structs import replace
 
-from gpucost.config import ConfigError
+from gpucost.config import ConfigError, dump
 from gpucost.live import booted_at
 from gpucost.sources.base import SourceError
 from gpucost.sources.dcgm import fetch_page
@@ -105,9 +103,7 @@ def _config(config: Config) -> bytes:
         url = urlsplit(config.dcgm.url)
         public = url._replace(netloc=url.netloc.rpartition("@")[2], query="", fragment="")
         config = replace(config, dcgm=replace(config.dcgm, url=public.geturl()))
-    return yaml.safe_dump(
-        msgspec.to_builtins(config, builtin_types=(date,)), sort_keys=False
-    ).encode()
+    return dump(config).encode()
 
 
 def _asked(source: Asked[T]) -> T | None:

@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucost import config
-from gpucost.config import MAX_CONFIG_BYTES, Config, ConfigError, load, parse
+from gpucost.config import (
+    MAX_CONFIG_BYTES,
+    Config,
+    ConfigError,
+    NodeSettings,
+    Prices,
+    dump,
+    load,
+    parse,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +63,28 @@ def test_a_full_price_table_is_taken_as_written() -> None:
     assert prices.table[2].gpu_usd_per_hour == 0.0
     assert prices.fallback == {"H100-80GB": 3.5}
     assert prices.discounts[0].ratio == 0.2
+
+
+@pytest.mark.parametrize("written", ["1e-05", "1E-5", "1.e-5", "10e-6", "+1e-05", "0.00001"])
+def test_a_small_figure_is_a_figure_however_it_is_written(written: str) -> None:
+    # Helm writes 0.00001 as 1e-05, which YAML 1.1 takes for text.
+    assert parse(f"idle_threshold_ratio: {written}").idle_threshold_ratio == 1e-05
+
+
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=6), st.text(max_size=6), max_size=3),
+    st.from_regex(r"[-+]?[0-9]{1,3}\.?[0-9]{0,2}[eE][-+]?[0-9]{1,3}", fullmatch=True),
+    st.floats(min_value=0, max_value=1),
+)
+def test_what_is_written_of_settings_says_the_same(
+    labels: dict[str, str], like_a_figure: str, ratio: float
+) -> None:
+    settings = Config(
+        idle_threshold_ratio=ratio,
+        node=NodeSettings(labels={**labels, "commit": like_a_figure}),
+        prices=Prices(fallback={like_a_figure: 1.0}, updated=date(2026, 11, 22)),
+    )
+    assert parse(dump(settings)) == settings
 
 
 def test_a_quoted_date_is_a_date_too() -> None:

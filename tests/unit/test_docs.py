@@ -16,7 +16,12 @@ from programs import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-PAGES = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "helm/gpucost/README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+)
 
 
 def name(page: Path) -> str:

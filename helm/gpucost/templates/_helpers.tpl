@@ -104,7 +104,7 @@ them every upgrade would begin new series, and restart the pods for a label.
 {{- end -}}
 {{- define "gpucost.securityContext" -}}
 {{- $context := dict "readOnlyRootFilesystem" true -}}
-{{- /* The kubelet makes its socket root's alone (pkg/kubelet/util, CreateListener: umask 0077). */ -}}
+{{- /* The kubelet makes its socket's folder 0750 root:root (k8s.io/cri-client, CreateListener). */ -}}
 {{- if include "gpucost.asksKubelet" . -}}
 {{- $context = merge $context (dict "runAsUser" 0 "runAsGroup" 0 "runAsNonRoot" false) -}}
 {{- else -}}

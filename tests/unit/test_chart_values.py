@@ -1,0 +1,223 @@
+"""The chart's values: each one does something, and what cannot be meant is refused by name."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+import gen_chart
+from helm_chart import CHART, Refused, install
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from helm_chart import Release
+
+VALUES = gen_chart.read_values((CHART / "values.yaml").read_text())
+DIGEST = "sha256:" + "0a" * 32
+
+CHANGES: dict[str, str] = {
+    "global.imageRegistry": "global: {imageRegistry: registry.example.com}",
+    "global.imagePullSecrets": "global: {imagePullSecrets: [one, {name: two}]}",
+    "fullnameOverride": "fullnameOverride: ledger",
+    "commonLabels": "commonLabels: {cost-center: ml}",
+    "image.registry": "image: {registry: registry.example.com/team/}",
+    "image.repository": "image: {repository: team/gpucost}",
+    "image.tag": "image: {tag: nightly}",
+    "image.digest": f"image: {{digest: '{DIGEST}'}}",
+    "image.pullPolicy": "image: {pullPolicy: Never}",
+    "imagePullSecrets": "imagePullSecrets: [one]",
+    "serviceAccount.create": "serviceAccount: {create: false}",
+    "serviceAccount.name": "serviceAccount: {name: teller}",
+    "serviceAccount.annotations": "serviceAccount: {annotations: {example.com/role: reader}}",
+    "rbac.create": "rbac: {create: false}",
+    "driver.mode": "driver: {mode: none}",
+    "driver.runtimeClassName": "driver: {runtimeClassName: nvidia}",
+    "driver.hostPath.path": "driver: {mode: hostPath, hostPath: {path: /opt/driver}}",
+    "driver.hostPath.libraries": "driver: {mode: hostPath, hostPath: {libraries: lib}}",
+    "driver.hostPath.privileged": "driver: {mode: hostPath, hostPath: {privileged: false}}",
+    "kubelet.podResourcesPath": "kubelet: {podResourcesPath: /data/kubelet/pod-resources}",
+    "gpuNodes.labelledOnly": "gpuNodes: {labelledOnly: false}",
+    "gpuNodes.labels": "gpuNodes: {labels: {pool: [gpu]}}",
+    "nodeSelector": "nodeSelector: {pool: gpu}",
+    "affinity": "affinity: {podAffinity: {}}",
+    "tolerations": "tolerations: [{key: nvidia.com/gpu, operator: Exists}]",
+    "priorityClassName": "priorityClassName: system-node-critical",
+    "updateStrategy": "updateStrategy: {type: OnDelete, rollingUpdate: null}",
+    "terminationGracePeriodSeconds": "terminationGracePeriodSeconds: 5",
+    "resources": "resources: {limits: {memory: 1Gi}}",
+    "podSecurityContext": "podSecurityContext: {fsGroup: 7}",
+    "securityContext": "securityContext: {privileged: true}",
+    "livenessProbe": "livenessProbe: {periodSeconds: 60}",
+    "readinessProbe": "readinessProbe: {failureThreshold: 9}",
+    "podLabels": "podLabels: {stage: live}",
+    "podAnnotations": "podAnnotations: {example.com/seen: 'yes'}",
+    "serviceAnnotations": "serviceAnnotations: {example.com/seen: 'yes'}",
+    "port": "port: 9999",
+    "logLevel": "logLevel: debug",
+    "scrape.method": "scrape: {method: none}",
+    "config": "config: {cycle_seconds: 10}",
+    "extraArgs": "extraArgs: [--web-config=/web/config.yaml]",
+    "extraEnv": "extraEnv: [{name: TZ, value: UTC}]",
+    "extraVolumes": "extraVolumes: [{name: web, secret: {secretName: web}}]",
+    "extraVolumeMounts": "extraVolumeMounts: [{name: web, mountPath: /web}]",
+}
+"""For each value some other setting of it."""
+
+SHOWS: dict[str, str] = {
+    "global.imageRegistry": "registry.example.com/gpucost:",
+    "global.imagePullSecrets": '[{"name": "one"}, {"name": "two"}]',
+    "image.registry": "registry.example.com/team/gpucost:",
+    "image.digest": f"gpucost@{DIGEST}",
+    "serviceAccount.create": '"serviceAccountName": "default"',
+    "resources": '"resources": {"limits": {"memory": "1Gi"}, "requests": {"cpu": "20m"',
+    "livenessProbe": '"periodSeconds": 60',
+    "updateStrategy": '"updateStrategy": {"type": "OnDelete"}',
+    "priorityClassName": '"priorityClassName": "system-node-critical"',
+    "terminationGracePeriodSeconds": '"terminationGracePeriodSeconds": 5',
+    "port": "--listen=:9999",
+}
+"""What of it is then to be seen, where a difference alone says little."""
+
+
+def paths(values: tuple[gen_chart.Value, ...] = VALUES, before: str = "") -> Iterator[str]:
+    for value in values:
+        if value.inner:
+            yield from paths(value.inner, f"{before}{value.name}.")
+        else:
+            yield before + value.name
+
+
+def shown(release: Release) -> str:
+    return json.dumps(release.objects)
+
+
+def test_every_value_is_tried() -> None:
+    assert CHANGES.keys() == set(paths())
+    assert SHOWS.keys() <= CHANGES.keys()
+
+
+@pytest.mark.parametrize("path", CHANGES)
+def test_every_value_does_something(path: str) -> None:
+    change = CHANGES[path]
+    if "hostPath:" in change:
+        assert shown(install(change)) != shown(install("driver: {mode: hostPath}"))
+    assert shown(install(change)) != shown(install())
+    assert SHOWS.get(path, "") in shown(install(change))
+
+
+def test_all_at_once_is_still_one_release() -> None:
+    together: dict[str, Any] = {}
+    for change in CHANGES.values():
+        merge(together, yaml.safe_load(change))
+    kinds = sorted(each["kind"] for each in install(yaml.safe_dump(together)).objects)
+    assert kinds == ["ConfigMap", "DaemonSet", "Pod", "Service"]
+
+
+def merge(into: dict[str, Any], more: dict[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def test_a_parent_charts_own_globals_are_let_through() -> None:
+    assert install("global: {storageClass: fast}").objects == install().objects
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        # Keys that are none.
+        ("bogus: 1", ["additional properties", "'bogus'"]),
+        ("nodeselector: {}", ["'nodeselector'"]),
+        ("image: {name: x}", ["/image", "'name'"]),
+        ("driver: {hostPath: {folder: /x}}", ["/driver/hostPath", "'folder'"]),
+        ("config: {cycel_seconds: 5}", ["/config", "'cycel_seconds'"]),
+        ("config: {prices: {tabel: []}}", ["/config/prices", "'tabel'"]),
+        ("config: {prices: {table: [{usd: 1}]}}", ["/config/prices/table/0", "'usd'"]),
+        ("resources: {limit: {}}", ["/resources", "limit"]),
+        ("affinity: {nodeAfinity: {}}", ["/affinity", "nodeAfinity"]),
+        ("tolerations: [{keys: x}]", ["/tolerations/0", "keys"]),
+        ("livenessProbe: {httpGet: 1}", ["/livenessProbe", "httpGet"]),
+        # Other types.
+        ("port: http", ["/port", "got string, want integer"]),
+        ("image: gpucost:1", ["/image", "got string, want object"]),
+        ("tolerations: {operator: Exists}", ["/tolerations", "want array"]),
+        ("gpuNodes: {labels: {pool: gpu}}", ["/gpuNodes/labels/pool", "want array"]),
+        ('gpuNodes: {labelledOnly: "no"}', ["/gpuNodes/labelledOnly", "want boolean"]),
+        ("podLabels: {stage: 1}", ["/podLabels/stage", "want string"]),
+        ("config: []", ["/config", "want object"]),
+        ('config: {cycle_seconds: "5"}', ["/config/cycle_seconds", "want number"]),
+        ("extraEnv: [{value: x}]", ["/extraEnv/0", "missing property 'name'"]),
+        # Figures and words out of bounds.
+        ("port: 0", ["/port", "got 0, want 1"]),
+        ("port: -10190", ["/port", "want 1"]),
+        ("terminationGracePeriodSeconds: -1", ["/terminationGracePeriodSeconds", "want 0"]),
+        ("readinessProbe: {periodSeconds: -1}", ["/readinessProbe/periodSeconds", "want 1"]),
+        ("config: {prices: {fallback: {H100: -2}}}", ["/config/prices/fallback/H100"]),
+        ("config: {idle_threshold_ratio: 2}", ["/config/idle_threshold_ratio", "want 1"]),
+        ("driver: {mode: gke}", ["/driver/mode", "'runtime', 'hostPath', 'none'"]),
+        ("scrape: {method: podMonitor}", ["/scrape/method", "'serviceAnnotations'"]),
+        ("logLevel: loud", ["/logLevel", "'debug'"]),
+        ("image: {digest: latest}", ["/image/digest", "does not match pattern"]),
+        ("image: {pullPolicy: Sometimes}", ["/image/pullPolicy", "'Always'"]),
+        ("kubelet: {podResourcesPath: var/lib}", ["/kubelet/podResourcesPath", "pattern"]),
+        (f"fullnameOverride: {'x' * 60}", ["/fullnameOverride", "maxLength"]),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(values: str, says: list[str]) -> None:
+    with pytest.raises(Refused) as refused:
+        install(values)
+    for words in says:
+        assert words in str(refused.value)
+
+
+# --- what is made from values.yaml ------------------------------------------------------------
+
+
+def test_a_value_without_a_description_is_not_accepted() -> None:
+    with pytest.raises(ValueError, match=r"line 3: describe `b`"):
+        gen_chart.read_values("# One.\na: 1\nb: 2\n")
+
+
+def test_the_schema_of_a_value_is_what_its_default_and_comment_say() -> None:
+    text = """
+# Of some things.
+outer:
+  # How many,
+  # at most.
+  # @schema {minimum: 1}
+  many: 3
+  # Whatever.
+  # @schema {
+  #   additionalProperties: {type: integer}}
+  free: {x: 1}
+"""
+    [outer] = gen_chart.read_values(text)
+    many, free = outer.inner
+    schema = gen_chart.schema_of((outer,))["properties"]["outer"]
+    assert schema["additionalProperties"] is False
+    assert schema["properties"]["many"] == {
+        "description": "How many, at most.",
+        "type": "integer",
+        "minimum": 1,
+    }
+    assert many.default == 3
+    assert free.inner == ()
+    assert schema["properties"]["free"] == {
+        "description": "Whatever.",
+        "type": "object",
+        "additionalProperties": {"type": "integer"},
+    }
+
+
+def test_the_schema_is_of_a_draft_that_every_helm_3_knows() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
+    for word in ("$defs", "unevaluatedProperties", "dependentRequired"):
+        assert word not in json.dumps(schema)
