@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHART = ROOT / "helm/gpucost"
+OLD_CHART = ROOT / "tests/helm/old"
+"""The chart as it first was, which upgrades are tried from."""
+
 NAMESPACE = "metering"
 
 Object = dict[str, Any]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 import gen_chart
-from helm_chart import CHART, Refused, install
+from helm_chart import CHART, OLD_CHART, Refused, install
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from helm_chart import Release
 
@@ -49,6 +51,7 @@ CHANGES: dict[str, str] = {
     "updateStrategy": "updateStrategy: {type: OnDelete, rollingUpdate: null}",
     "terminationGracePeriodSeconds": "terminationGracePeriodSeconds: 5",
     "resources": "resources: {limits: {memory: 1Gi}}",
+    "hostPID": "hostPID: true",
     "podSecurityContext": "podSecurityContext: {fsGroup: 7}",
     "securityContext": "securityContext: {privileged: true}",
     "livenessProbe": "livenessProbe: {periodSeconds: 60}",
@@ -78,6 +81,7 @@ SHOWS: dict[str, str] = {
     "updateStrategy": '"updateStrategy": {"type": "OnDelete"}',
     "priorityClassName": '"priorityClassName": "system-node-critical"',
     "terminationGracePeriodSeconds": '"terminationGracePeriodSeconds": 5',
+    "hostPID": '"hostPID": true',
     "port": "--listen=:9999",
 }
 """What of it is then to be seen, where a difference alone says little."""
@@ -123,6 +127,16 @@ def merge(into: dict[str, Any], more: dict[str, Any]) -> None:
             merge(into[key], value)
         else:
             into[key] = value
+
+
+def test_an_upgrade_that_reuses_the_old_charts_values_works(tmp_path: Path) -> None:
+    # `helm upgrade --reuse-values` puts the old values, defaults too, in the place of the new
+    # chart's values.yaml: what is new in that is not there (Helm's pkg/action, reuseValues).
+    chart = tmp_path / "gpucost"
+    shutil.copytree(CHART, chart)
+    shutil.copy(OLD_CHART / "values.yaml", chart)
+    kinds = {each["kind"] for each in install(chart=chart).objects}
+    assert kinds == {each["kind"] for each in install(chart=OLD_CHART).objects}
 
 
 def test_a_parent_charts_own_globals_are_let_through() -> None:
