@@ -11,22 +11,27 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
+GOOD_FOR = dt.timedelta(days=30)
 
 
-def _builder(subject: str, issuer: str) -> x509.CertificateBuilder:
+def _name(common_name: str, group: str = "") -> x509.Name:
+    words = [x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, group)] if group else []
+    return x509.Name([*words, x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
+
+
+def _builder(subject: x509.Name, issuer: str) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
-        .subject_name(_name(subject))
+        .subject_name(subject)
         .issuer_name(_name(issuer))
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
+        .not_valid_after(now + GOOD_FOR)
     )
 
 
@@ -38,7 +43,7 @@ class Authority:
         self._name = name
         self._key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
-            _builder(name, name)
+            _builder(_name(name), name)
             .public_key(self._key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(
@@ -49,13 +54,26 @@ class Authority:
         self.path = folder / f"{name}.pem"
         self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, *dns_names: str, passphrase: bytes | None = None) -> None:
-        """Write `<name>.pem` and `<name>.key`, good for localhost and `dns_names`."""
+    def issue(
+        self,
+        name: str,
+        *dns_names: str,
+        addresses: Sequence[str] = (),
+        user: str = "",
+        group: str = "",
+        passphrase: bytes | None = None,
+    ) -> None:
+        """Write `<name>.pem` and `<name>.key`, good for localhost and the names and addresses.
+
+        As a client's it speaks for `user` (`name` if none is given) of `group`.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        names: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names: list[x509.GeneralName] = [
+            x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", *addresses)
+        ]
         names += [x509.DNSName(dns_name) for dns_name in ("localhost", *dns_names)]
         certificate = (
-            _builder(name, self._name)
+            _builder(_name(user or name, group), self._name)
             .public_key(key.public_key())
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(
