@@ -77,7 +77,13 @@ def open_machine(place: Place) -> None:
     binds = "".join(
         f"mount --bind {place.inside_of(folder)} {folder}\n" for folder in HOST_FOLDERS
     )
-    script = f"set -e\nhostname {NODE}\nmount --make-rshared /\n{binds}ip link set lo up\n"
+    script = f"""\
+set -e
+hostname {NODE}
+mount --make-rshared /
+mount -t tmpfs -o mode=755 run /run
+{binds}ip link set lo up
+"""
     run_inside(place, ["sh", "-c", script], timeout=30)
 
 

@@ -25,14 +25,16 @@ CGROUP = "gpucost-cluster"
 
 HOST_FOLDERS = (
     "/etc/cni",
-    "/run/containerd",
     "/var/lib/cni",
     "/var/lib/containerd",
     "/var/lib/kubelet",
     "/var/log/containers",
     "/var/log/pods",
 )
-"""Folders where Kubernetes keeps things by name: inside, each is one of the state folder's."""
+"""Folders where Kubernetes keeps things by name: inside, each is one of the state folder's.
+
+/run is a file system of its own inside.
+"""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ class Module:
 
     name: str
     tags: str = ""
+    settings: tuple[str, ...] = ()
+    """Variables set by the linker, `<package>.<name>=<value>`."""
 
     @property
     def folder(self) -> Path:
@@ -45,13 +47,21 @@ class Module:
     def key(self) -> str:
         """What a build depends on, in short."""
         parts = [(self.folder / name).read_bytes() for name in ("go.mod", "go.sum")]
-        return hashlib.sha256(b"\0".join([*parts, self.tags.encode()])).hexdigest()[:16]
+        return hashlib.sha256(b"\0".join([*parts, repr((self.tags, self.settings)).encode()])).hexdigest()[:16]
 
     def folder_in(self, cache: Path) -> Path:
         return cache / "go" / f"{self.name}-{self.key()}"
 
 
-KUBERNETES = Module("kubernetes")
+# Kubernetes' own build states its version so; without it kubectl and charts see v0.0.0.
+KUBERNETES = Module(
+    "kubernetes",
+    settings=(
+        "k8s.io/component-base/version.gitVersion=v1.36.3",
+        "k8s.io/component-base/version.gitMajor=1",
+        "k8s.io/component-base/version.gitMinor=36",
+    ),
+)
 ETCD = Module("etcd")
 COREDNS = Module("coredns")
 HELM = Module("helm")
@@ -105,7 +115,8 @@ def _build(module: Module, cache: Path) -> None:
     making.mkdir(parents=True)
     say(f"building {module.name} (once; {log} tells how far)")
     begin = time.monotonic()
-    command = ["go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w"]
+    linker = " ".join(["-s", "-w", *(f"-X {setting}" for setting in module.settings)])
+    command = ["go", "build", "-buildvcs=false", "-trimpath", f"-ldflags={linker}"]
     command += [f"-tags={module.tags}"] if module.tags else []
     command += ["-o", f"{making}/", "tool"]
     with log.open("wb") as sink:

@@ -1,0 +1,111 @@
+"""What `make cluster` and its kin do, from outside and from inside."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from cluster import images, prerequisites, programs
+from cluster.failure import ClusterError
+from cluster.machine import close_machine, entering, is_open, open_machine
+from cluster.node import bring_up
+from cluster.place import ROOT, Place
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+UP_SECONDS = 600
+KUBECTL = """\
+#!/bin/sh
+# Asks the cluster from outside: enters its machine first.
+exec {entering} {kubectl} --kubeconfig={kubeconfig} "$@"
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run one command; an exit status of 1 is told in one line on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m cluster", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="bring the cluster up; does what is left to do if it is")
+    commands.add_parser("down", help="end it and leave nothing")
+    commands.add_parser("status", help="say whether it is up")
+    commands.add_parser("programs", help="build the programs and images, and start nothing")
+    commands.add_parser("inside", help=argparse.SUPPRESS)
+    enter = commands.add_parser("enter", help="run a command inside, as on the node itself")
+    enter.add_argument("words", nargs=argparse.REMAINDER)
+    chosen = parser.parse_args(words)
+    place = Place.of_environment()
+    try:
+        match chosen.command:
+            case "up":
+                up(place)
+            case "down":
+                prerequisites.require_root()
+                close_machine(place)
+            case "status":
+                print(f"cluster: {'up' if is_open(place) else 'down'}")
+            case "programs":
+                prerequisites.require(place)
+                _programs(place)
+            case "inside":
+                bring_up(place)
+            case "enter":
+                return enter_machine(place, chosen.words)
+    except ClusterError as error:
+        print(f"cluster: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def up(place: Place) -> None:
+    """Build what is missing, open the machine, start everything, say how to use it."""
+    prerequisites.require(place)
+    _programs(place)
+    begin = time.monotonic()
+    if not is_open(place):
+        open_machine(place)
+    done = subprocess.run(
+        [*entering(place), sys.executable, "-m", "cluster", "inside"],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
+        timeout=UP_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        raise ClusterError(f"not up. Its logs are in {place.logs}; make cluster tries again")
+    place.kubectl.write_text(
+        KUBECTL.format(
+            entering=" ".join(entering(place)),
+            kubectl=programs.program(programs.KUBERNETES, "kubectl", place.programs),
+            kubeconfig=place.kubeconfig,
+        )
+    )
+    place.kubectl.chmod(0o755)
+    programs.say(f"up in {time.monotonic() - begin:.0f} s. Ask it:")
+    print(f"  {place.kubectl} get pods -A")
+
+
+def enter_machine(place: Place, words: Sequence[str]) -> int:
+    """Run a command inside, on this terminal, with kubectl and helm on its PATH."""
+    folders = [
+        str(module.folder_in(place.programs))
+        for module in (*programs.FOR_CLUSTER, *programs.FOR_TESTS)
+    ]
+    folders.append(str(place.programs / "debian/usr/bin"))
+    env = os.environ | {
+        "KUBECONFIG": str(place.kubeconfig),
+        "PATH": ":".join([*folders, os.environ["PATH"]]),
+    }
+    shell = [shutil.which("bash") or "sh"]
+    return subprocess.run([*entering(place), *(words or shell)], env=env, check=False).returncode
+
+
+def _programs(place: Place) -> None:
+    programs.build((*programs.FOR_CLUSTER, *programs.FOR_TESTS), place.programs)
+    programs.debian(place.programs)
+    images.static_images(place.programs)
+    images.exporter_image(place.programs)

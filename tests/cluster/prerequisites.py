@@ -1,0 +1,103 @@
+"""What the machine must have before anything is built or started, each lack told in one line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.failure import ClusterError
+from cluster.place import HOST_FOLDERS
+
+if TYPE_CHECKING:
+    from cluster.place import Place
+
+NEEDED = {
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "mount": "mount",
+    "ip": "iproute2",
+    "iptables": "iptables",
+    "buildah": "buildah",
+    "mmdebstrap": "mmdebstrap",
+}
+"""Program: the Debian package it is in."""
+
+FREE_BYTES = 12 << 30
+LONGEST_SOCKET = 60
+"""The state folder's path may be this long: under it lie sockets, whose paths end at 107."""
+
+
+def require(place: Place) -> None:
+    """Raise ClusterError with the first thing that is missing and what to do about it."""
+    if sys.platform != "linux":
+        raise ClusterError("the cluster runs on Linux only: containers and cgroups are its ground")
+    require_root()
+    if not _cgroups():
+        raise ClusterError(
+            "no writable cgroups under /sys/fs/cgroup (neither v2 nor v1 with memory and cpu): "
+            "in a container, run it privileged with the host's cgroups"
+        )
+    missing = sorted({package for name, package in NEEDED.items() if shutil.which(name) is None})
+    if missing:
+        raise ClusterError(f"programs are missing. Run: apt-get install {' '.join(missing)}")
+    if len(str(place.state)) > LONGEST_SOCKET:
+        raise ClusterError(
+            f"{place.state} is too long a path to hold sockets. "
+            "Set GPUCOST_CLUSTER_STATE to a shorter one"
+        )
+    _folder_is_ours(place.state)
+    free = shutil.disk_usage(_existing(place.state)).free
+    if free < FREE_BYTES:
+        raise ClusterError(
+            f"{free >> 30} GiB free under {place.state}, 12 are needed: images, logs and etcd. "
+            "Free some, or set GPUCOST_CLUSTER_STATE to another disk"
+        )
+
+
+def require_root() -> None:
+    """Raise ClusterError for anyone else."""
+    if os.geteuid() != 0:
+        raise ClusterError("it takes root, for namespaces and mounts. Run it with sudo")
+
+
+def require_free_port(address: str, port: int, what: str) -> None:
+    """Raise ClusterError if someone listens there. Inside, nobody but the cluster should."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise ClusterError(
+                f"port {port} of {what} cannot be had ({error.strerror}): another program inside "
+                "the cluster's network holds it. Run: make cluster-down, then make cluster"
+            ) from None
+
+
+def _cgroups() -> bool:
+    root = Path("/sys/fs/cgroup")
+    if (root / "cgroup.controllers").exists():
+        words = (root / "cgroup.controllers").read_text().split()
+        return {"cpu", "memory", "pids"} <= set(words) and os.access(root, os.W_OK)
+    return all(os.access(root / name / "cgroup.procs", os.W_OK) for name in ("cpu", "memory"))
+
+
+def _folder_is_ours(state: Path) -> None:
+    """A folder that holds something else must not be cleared by `down`."""
+    if state.is_dir() and any(state.iterdir()) and not (state / "kernel.json").exists():
+        left = sorted(entry.name for entry in state.iterdir())
+        if left != ["logs"]:
+            raise ClusterError(
+                f"{state} holds something that is not a cluster's ({left[0]}). "
+                "Set GPUCOST_CLUSTER_STATE to another folder"
+            )
+    if any(Path(folder).is_symlink() for folder in HOST_FOLDERS):
+        linked = next(folder for folder in HOST_FOLDERS if Path(folder).is_symlink())
+        raise ClusterError(f"{linked} is a symbolic link, which cannot be mounted over")
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
