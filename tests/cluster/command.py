@@ -71,7 +71,7 @@ def up(place: Place) -> None:
         open_machine(place)
     done = subprocess.run(
         [*entering(place), sys.executable, "-m", "cluster", "inside"],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
+        env=os.environ | {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT / 'exporter'}"},
         timeout=UP_SECONDS,
         check=False,
     )
@@ -107,5 +107,4 @@ def enter_machine(place: Place, words: Sequence[str]) -> int:
 def _programs(place: Place) -> None:
     programs.build((*programs.FOR_CLUSTER, *programs.FOR_TESTS), place.programs)
     programs.debian(place.programs)
-    images.static_images(place.programs)
-    images.exporter_image(place.programs)
+    images.make_images(place.programs)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
+import gpucost
 from cluster.archive import write_image
 from cluster.failure import ClusterError
 from cluster.place import ROOT
-from cluster.programs import COREDNS, program, say
+from cluster.programs import COREDNS, PROMETHEUS, program, say
+from played_gpus.install import build_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from cluster.components import Components
     from cluster.place import Place
 
-EXPORTER = "localhost/gpucost:test"
+EXPORTER = f"docker.io/library/gpucost:{gpucost.__version__}"
+"""What the chart asks for where no value says otherwise."""
 BASE = "localhost/base:bookworm"
 BUILD_SECONDS = 1200
 EXPORTER_SOURCES = (
@@ -40,22 +42,28 @@ EXPORTER_SOURCES = (
 )
 
 
-def static_images(cache: Path) -> dict[str, Path]:
-    """Name and archive of the images that hold one static program each."""
-    folder = cache / "images"
-    folder.mkdir(parents=True, exist_ok=True)
-    coredns = program(COREDNS, "coredns", cache)
-    made = folder / f"coredns-{COREDNS.key()}.tar"
-    if not made.exists():
-        write_image(made, "localhost/coredns:1", {"/coredns": coredns}, ["/coredns"])
-    return {"localhost/coredns:1": made, "localhost/pause:1": folder / "pause-tmp.tar"}
+STATIC = {COREDNS: "coredns", PROMETHEUS: "prometheus"}
 
 
-def exporter_image(cache: Path) -> Path:
-    """The archive of `EXPORTER`, built if its sources have changed.
+def make_images(cache: Path) -> dict[str, Path]:
+    """Name and archive of every image the node needs; made, if their sources have changed.
 
     Raises ClusterError with the end of the builder's words where it fails.
     """
+    folder = cache / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    archives = build_images(folder)  # pause and the worker: quick, and always as their sources are
+    for module, name in STATIC.items():
+        image = f"localhost/{name}:1"
+        archives[image] = folder / f"{name}-{module.key()}.tar"
+        if not archives[image].exists():
+            file = program(module, name, cache)
+            write_image(archives[image], image, {f"/{name}": file}, [f"/{name}"])
+    archives[EXPORTER] = _exporter(cache)
+    return archives
+
+
+def _exporter(cache: Path) -> Path:
     folder = cache / "images"
     made = folder / f"gpucost-{_hash_of(EXPORTER_SOURCES)}.tar"
     if made.exists():
@@ -91,12 +99,13 @@ def import_images(components: Components, archives: dict[str, Path], place: Plac
     """
     for name, archive in archives.items():
         mark = place.images / name.replace("/", "_")
-        if mark.exists() and mark.read_text() == archive.name:
+        stamp = f"{archive} {archive.stat().st_mtime_ns}"
+        if mark.exists() and mark.read_text() == stamp:
             continue
         done = components.ctr("images", "import", str(archive))
         if done.returncode:
             raise ClusterError(f"containerd does not take {archive}: {done.stderr.strip()}")
-        mark.write_text(archive.name)
+        mark.write_text(stamp)
 
 
 _PIP_FILES = ("/etc/ssl/certs", "/etc/pip.conf")
@@ -154,9 +163,3 @@ def _hash_of(sources: Sequence[str]) -> str:
                 digest.update(f"{file.relative_to(ROOT)}\0".encode())
                 digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def forget(cache: Path) -> None:
-    """Remove what was built here."""
-    for folder in ("images", "buildah"):
-        shutil.rmtree(cache / folder, ignore_errors=True)

@@ -74,9 +74,7 @@ def open_machine(place: Place) -> None:
         raise ClusterError(f"the kernel refuses new namespaces ({said}). It takes full root")
     outer.returncode = 0  # it lives on without us, and must not be waited for
     place.holder.write_text(str(name_of(holder)))
-    binds = "".join(
-        f"mount --bind {place.inside_of(folder)} {folder}\n" for folder in HOST_FOLDERS
-    )
+    binds = "".join(f"mount --bind {place.inside_of(folder)} {folder}\n" for folder in HOST_FOLDERS)
     script = f"""\
 set -e
 hostname {NODE}
@@ -116,10 +114,10 @@ def close_machine(place: Place, *, keep_logs: bool = False) -> None:
 
     Raises ClusterError if something inside cannot be ended.
     """
+    deadline = time.monotonic() + CLOSE_SECONDS
     holder = living(place.holder)
     if holder is not None:
         os.kill(holder, signal.SIGKILL)
-    deadline = time.monotonic() + CLOSE_SECONDS
     # The holder's entry goes when the last process of its namespace has gone.
     while holder is not None and Path(f"/proc/{holder}").exists():
         if time.monotonic() > deadline:
@@ -131,14 +129,20 @@ def close_machine(place: Place, *, keep_logs: bool = False) -> None:
         _restore_kernel(json.loads(place.kernel.read_text()))
     if place.made.exists():
         _remove_folders(place.made.read_text().splitlines())
-    if not place.state.exists():
-        return
-    for entry in place.state.iterdir():
-        if keep_logs and entry == place.logs:
+    if place.state.exists():
+        _clear(place.state, kept=place.logs if keep_logs else None)
+
+
+def _clear(folder: Path, kept: Path | None) -> None:
+    for entry in folder.iterdir():
+        if entry == kept:
             continue
-        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-    if not keep_logs:
-        place.state.rmdir()
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    if kept is None:
+        folder.rmdir()
 
 
 # --- The process that holds it ------------------------------------------------------------------
@@ -180,8 +184,8 @@ def _make_folders(place: Place) -> None:
     made: list[str] = []
     for folder in HOST_FOLDERS:
         place.inside_of(folder).mkdir(parents=True)
-        missing = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
-        made += map(str, missing)
+        lineage = (Path(folder), *Path(folder).parents)
+        made += [str(ancestor) for ancestor in lineage if not ancestor.exists()]
     place.made.write_text("\n".join(made))
     for folder in HOST_FOLDERS:
         Path(folder).mkdir(parents=True, exist_ok=True)

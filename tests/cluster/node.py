@@ -6,15 +6,17 @@ Every step is done only if it is still to do, so that a second run mends what th
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
+import sys
 from typing import TYPE_CHECKING
 
 from cluster import images, pki, processes
 from cluster.components import Components
 from cluster.failure import ClusterError
-from cluster.place import HERE, NODE_ADDRESS
+from cluster.place import HERE, NODE, NODE_ADDRESS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cluster.place import Place
 
 NETWORK = f"""\
@@ -28,6 +30,20 @@ ip route add default dev node0
 echo 1 > /proc/sys/net/ipv4/ip_forward
 """
 ADDON_SECONDS = 120
+GPUS = "played-gpus"
+DEFAULT_GPUS = HERE.parent / "played_gpus/default.yaml"
+
+# An on-demand p5.48xlarge of EKS, as the cloud's controller and GPU feature discovery label it.
+LABELS = {
+    "node.kubernetes.io/instance-type": "p5.48xlarge",
+    "topology.kubernetes.io/region": "us-east-1",
+    "topology.kubernetes.io/zone": "us-east-1a",
+    "eks.amazonaws.com/capacityType": "ON_DEMAND",
+    "eks.amazonaws.com/nodegroup": "gpus",
+    "nvidia.com/gpu.present": "true",
+    "nvidia.com/gpu.count": "8",
+    "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3",
+}
 
 
 def bring_up(place: Place) -> None:
@@ -40,9 +56,9 @@ def bring_up(place: Place) -> None:
         pki.make_pki(place.pki)
     components = Components(place)
     components.start_all()
-    archives = images.static_images(place.programs)
-    archives[images.EXPORTER] = images.exporter_image(place.programs)
-    images.import_images(components, archives, place)
+    images.import_images(components, images.make_images(place.programs), place)
+    _label(components)
+    start_gpus(place)
     for manifest in sorted((HERE / "addons").glob("*.yaml")):
         apply(components, manifest)
     processes.wait_until(
@@ -50,6 +66,24 @@ def bring_up(place: Place) -> None:
         lambda: _deployed(components, "kube-system", "coredns"),
         ADDON_SECONDS,
     )
+
+
+def start_gpus(place: Place) -> None:
+    """Start the played GPUs; they register with the kubelet by themselves, whenever it starts."""
+    settings = place.gpus / "settings.yaml"
+    if not settings.exists():
+        settings.write_text(DEFAULT_GPUS.read_text())
+    command = [sys.executable, "-m", "played_gpus", "--settings", settings, "--state", place.gpus]
+    command += ["--kubeconfig", place.kubeconfig, "--node", NODE]
+    processes.start(place, GPUS, command)
+
+
+def _label(components: Components) -> None:
+    """The labels that such a node of that cloud carries."""
+    words = [f"{name}={value}" for name, value in LABELS.items()]
+    done = components.kubectl("label", "--overwrite", "node", NODE, *words)
+    if done.returncode:
+        raise ClusterError(f"the node takes no labels: {done.stderr.strip()}")
 
 
 def apply(components: Components, manifest: Path) -> None:

@@ -47,7 +47,9 @@ class Module:
     def key(self) -> str:
         """What a build depends on, in short."""
         parts = [(self.folder / name).read_bytes() for name in ("go.mod", "go.sum")]
-        return hashlib.sha256(b"\0".join([*parts, repr((self.tags, self.settings)).encode()])).hexdigest()[:16]
+        return hashlib.sha256(
+            b"\0".join([*parts, repr((self.tags, self.settings)).encode()])
+        ).hexdigest()[:16]
 
     def folder_in(self, cache: Path) -> Path:
         return cache / "go" / f"{self.name}-{self.key()}"
