@@ -179,20 +179,19 @@ def _restore_kernel(before: dict[str, str]) -> None:
 
 def _make_folders(place: Place) -> None:
     """The state's folders, and the mount points that this machine lacks (written down)."""
-    for folder in (place.logs, place.pids, place.pki, place.images, place.gpus):
-        folder.mkdir(exist_ok=True)
-    made: list[str] = []
-    for folder in HOST_FOLDERS:
-        place.inside_of(folder).mkdir(parents=True)
-        lineage = (Path(folder), *Path(folder).parents)
-        made += [str(ancestor) for ancestor in lineage if not ancestor.exists()]
-    place.made.write_text("\n".join(made))
-    for folder in HOST_FOLDERS:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+    for own in (place.logs, place.pids, place.pki, place.images, place.gpus):
+        own.mkdir(exist_ok=True)
+    missing: set[Path] = set()
+    for name in HOST_FOLDERS:
+        place.inside_of(name).mkdir(parents=True)
+        missing |= {path for path in (Path(name), *Path(name).parents) if not path.exists()}
+    place.made.write_text("\n".join(map(str, missing)))
+    for name in HOST_FOLDERS:
+        Path(name).mkdir(parents=True, exist_ok=True)
 
 
 def _remove_folders(made: list[str]) -> None:
-    for folder in sorted(set(made), key=len, reverse=True):
+    for folder in sorted(made, key=len, reverse=True):
         try:
             Path(folder).rmdir()
         except FileNotFoundError:

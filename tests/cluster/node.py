@@ -73,9 +73,9 @@ def start_gpus(place: Place) -> None:
     settings = place.gpus / "settings.yaml"
     if not settings.exists():
         settings.write_text(DEFAULT_GPUS.read_text())
-    command = [sys.executable, "-m", "played_gpus", "--settings", settings, "--state", place.gpus]
-    command += ["--kubeconfig", place.kubeconfig, "--node", NODE]
-    processes.start(place, GPUS, command)
+    program = [sys.executable, "-m", "played_gpus"]
+    options = ["--settings", settings, "--state", place.gpus, "--kubeconfig", place.kubeconfig]
+    processes.start(place, GPUS, [*program, *options, "--node", NODE])
 
 
 def _label(components: Components) -> None:
