@@ -9,6 +9,8 @@ import sys
 import threading
 from pathlib import Path
 
+from played_gpus.api import Api
+from played_gpus.dra import Driver
 from played_gpus.node import Node
 from played_gpus.settings import SettingsError
 
@@ -36,12 +38,39 @@ def main() -> int:
         signal.signal(number, lambda *_: ended.set())
     signal.signal(signal.SIGHUP, lambda *_: again.set())
     try:
-        node = Node(arguments.settings, arguments.state, arguments.plugins_dir, arguments.node)
-        node.run(ended, again)
+        if arguments.kubeconfig is None:
+            Node(arguments.settings, arguments.state, arguments.plugins_dir, arguments.node).run(
+                ended, again
+            )
+        else:
+            _with_claims(arguments, ended, again)
     except (SettingsError, OSError, ValueError) as error:
         print(f"played_gpus: {error}", file=sys.stderr)  # noqa: T201 - the last line
         return 1
     return 0
+
+
+def _with_claims(
+    arguments: argparse.Namespace, ended: threading.Event, again: threading.Event
+) -> None:
+    """Run with a DRA driver beside, in a thread of its own: it waits for the API server."""
+    with Api(arguments.kubeconfig) as kubernetes:
+        driver = Driver(arguments.kubelet_root, kubernetes, arguments.node)
+        node = Node(
+            arguments.settings,
+            arguments.state,
+            arguments.plugins_dir,
+            arguments.node,
+            claimed=driver.claimed,
+            present=driver.show,
+        )
+        driving = threading.Thread(target=driver.run, args=(ended,), name="dra")
+        driving.start()
+        try:
+            node.run(ended, again)
+        finally:
+            ended.set()
+            driving.join()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from fake_nvml import World
 from played_gpus.broker import Asker, Broker, Refused, container_of, given
 from played_gpus.machine import Card, cards, offered
 from played_gpus.plugin import Plugins
-from played_gpus.settings import Settings, SettingsError, load
+from played_gpus.settings import SettingsError, load
 from played_gpus.work import Work, play
 
 if TYPE_CHECKING:
@@ -40,14 +40,15 @@ class Node:
         plugins_dir: Path,
         node: str,
         claimed: Callable[[Asker], tuple[str, ...]] | None = None,
-        present: Callable[[Settings, tuple[Card, ...]], None] | None = None,
+        present: Callable[[tuple[Card, ...]], None] | None = None,
     ) -> None:
-        """`present` is told of the GPUs at first and when they change."""
+        """`present` is told of the GPUs at first and when they change, `claimed` of whom to ask."""
         self._file = settings
         self._name = node
         self._stamp = _stamp(settings)
         self.settings = load(settings)
-        self._present = present or (lambda _settings, _cards: None)
+        self._claims = state / "dra"
+        self._present = present or _nobody_told
         self._containers = state / "containers"
         shared = scenario(state).parent
         for folder in (state, shared, self._containers):
@@ -119,7 +120,11 @@ class Node:
                 self._world.gpus = gpus
             self._world.pid_namespace = Path("/proc/self/ns/pid").stat().st_ino
             self._world.write()
-        self._present(self.settings, self.cards)
+        if any(group.offer == "dra" for group in self.settings.gpus):
+            self._claims.touch()
+        else:
+            self._claims.unlink(missing_ok=True)
+        self._present(self.cards)
 
     def _follow(self, *, forced: bool) -> None:
         stamp = _stamp(self._file)
@@ -149,3 +154,8 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 def _nothing_claimed(asker: Asker) -> tuple[str, ...]:
     raise Refused(f"{asker}: the node has no DRA driver")
+
+
+def _nobody_told(present: tuple[Card, ...]) -> None:
+    if any(card.group.offer == "dra" for card in present):
+        log.warning("GPUs with offer: dra are offered to nobody: give a --kubeconfig")

@@ -131,6 +131,8 @@ def _check_group(field: str, group: Group) -> None:
         raise SettingsError(f"{field}.replicas: only offer: device-plugin has them")
     if group.offer != "dra" and group.shared:
         raise SettingsError(f"{field}.shared: only offer: dra has it")
+    if group.offer == "dra" and any("c." in profile for profile in group.mig or ()):
+        raise SettingsError(f"{field}.mig: offer: dra has no compute instances")
     if group.mig is not None:
         _check_mig(f"{field}.mig", group.mig, model)
 
