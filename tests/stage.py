@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gpucost.checkpoint import Checkpoint, decode, encode
 from gpucost.config import Config, Prices
 from gpucost.cycle import Terms, advance
 from gpucost.exposition import families
+from gpucost.gap import holds_of
 from gpucost.model import (
     Activity,
     ContainerStatus,
@@ -15,6 +17,7 @@ from gpucost.model import (
     Holder,
     Holding,
     Holdings,
+    Ledger,
     Node,
     Pod,
     Report,
@@ -23,6 +26,7 @@ from gpucost.model import (
     UnitReading,
 )
 from gpucost.pricing import Catalogue
+from gpucost.restart import Moment, Resumed, resumed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +100,10 @@ class Stage:
         self.labels_expected = True
         self.booted_at: float | None = None
         self.wall = NOW
+        self.steady = 50_000.0
+        self.boot_id = "boot-1"
         self.report: Report | None = None
+        self._ledger: Ledger | None = None
 
     def hold(self, holder: Holder = ADA, index: int = 0, *, shown: Pod | None = None) -> None:
         """A container takes a GPU; `shown` is its pod as the API server shows it."""
@@ -131,16 +138,56 @@ class Stage:
         for _ in range(times):
             elapsed = 0.0 if self.report is None else seconds
             self.wall += elapsed
+            self.steady += elapsed
             terms = Terms(
                 self.config,
                 Catalogue(),
                 labels_expected=self.labels_expected,
                 booted_at=self.booted_at,
             )
-            self.report = advance(self.report, self.snapshot(), elapsed, terms)
+            snapshot = self.snapshot()
+            self.report = advance(self.report, snapshot, elapsed, terms, ledger=self._ledger)
+            self._ledger = None
         if self.report is None:
             raise ValueError("times must be at least 1")
         return self.report
+
+    def go_on_with(self, ledger: Ledger) -> None:
+        """The next cycle begins with this ledger."""
+        self._ledger = ledger
+
+    def checkpoint(self) -> bytes:
+        """What a keeper writes after the last cycle."""
+        if self.report is None:
+            raise ValueError("no cycle has run")
+        return encode(
+            Checkpoint(
+                node=self.node.name,
+                boot_id=self.boot_id,
+                wall_time=self.wall,
+                monotonic_seconds=self.steady,
+                ledger=self.report.ledger,
+                devices=tuple(it.device for it in self.report.snapshot.gpus),
+                holds=holds_of(self.report),
+            )
+        )
+
+    def restart(self, down_seconds: float, *, uptime_seconds: float | None = None) -> Resumed:
+        """The exporter dies and comes back so much later, in the next cycle.
+
+        `uptime_seconds`: the machine was booted anew, and had run for so long by then.
+        """
+        data = self.checkpoint()
+        self.wall += down_seconds
+        self.steady += down_seconds
+        if uptime_seconds is not None:
+            self.boot_id += "'"
+            self.steady = uptime_seconds
+            self.booted_at = self.wall - uptime_seconds
+        now = Moment(self.wall, self.steady, self.node.name, self.boot_id)
+        found = resumed(decode(data), now, self.config.zone)
+        self.report, self._ledger = None, found.ledger
+        return found
 
 
 def samples(report: Report, name: str, *, reveal: bool = False, **labels: str) -> list[Sample]:

@@ -26,15 +26,18 @@ from gpucost.config import ConfigError
 from gpucost.config_file import ConfigFile
 from gpucost.cycle import Terms, advance
 from gpucost.demo import SimulatedNode
-from gpucost.live import LiveNode
+from gpucost.keeper import Keeper
+from gpucost.live import LiveNode, boot_id
 from gpucost.loop import Loop
 from gpucost.model import Problem
 from gpucost.pages import Pages, encode
 from gpucost.prices import asked_of, load_catalogue
 from gpucost.record import record
 from gpucost.replay import MAX_SECONDS, RecordingError, replay
+from gpucost.restart import Moment
 from gpucost.server import Server
 from gpucost.sources.recorded import CONFIG
+from gpucost.state_folder import StateFolder
 from gpucost.web_config import WebConfig
 
 if TYPE_CHECKING:
@@ -55,6 +58,14 @@ _YEARS = (1971, 9000)
 """What months and time zones can be reckoned with."""
 _LISTING_SECONDS = 10.0
 """How long a command that reads only once waits for the API server's first answer."""
+
+
+IN_MEMORY_ONLY = Problem(
+    "state",
+    "in_memory_only",
+    "The ledger is kept in memory: a restart begins at 0, and the time until it is not charged.",
+    "Give --state-directory (env GPUCOST_STATE_DIRECTORY) a folder on the node's disk.",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -128,7 +139,15 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    command("serve", _serve, "keep the ledger and serve it", serves=True)
+    serve = command("serve", _serve, "keep the ledger and serve it", serves=True)
+    serve.add_argument(
+        "--state-directory",
+        type=Path,
+        default=os.environ.get("GPUCOST_STATE_DIRECTORY") or None,
+        metavar="DIR",
+        help="where the ledger survives restarts, on this node and for it alone"
+        " (env GPUCOST_STATE_DIRECTORY); unset: in memory only",
+    )
     command("demo", _demo, "serve a simulated 8-GPU node: every figure is invented", serves=True)
     once = command("once", _once, "run one cycle and print what /metrics would show")
     once.add_argument("--replay", type=Path, metavar="DIR", help="on a recording, not on this node")
@@ -202,7 +221,7 @@ def _node_name(given: argparse.Namespace) -> str:
 def _serve(given: argparse.Namespace) -> int:
     node = _live(given)
     try:
-        return _run(given, node, node.terms, lambda: node.config)
+        return _run(given, node, node.terms, lambda: node.config, live=node)
     finally:
         node.close()
 
@@ -225,9 +244,11 @@ def _run(
     gatherer: Gathers,
     terms: Callable[[Snapshot], tuple[Terms, tuple[Problem, ...]]],
     config: Callable[[], Config],
+    live: LiveNode | None = None,
 ) -> int:
     """Serve and cycle until SIGTERM or Ctrl-C; leave cleanly.
 
+    A `live` node's ledger is kept in its state directory.
     A driver can freeze under a client that is killed (NVIDIA/dcgm-exporter issue 84).
     """
     stop = threading.Event()
@@ -238,23 +259,42 @@ def _run(
 
     def all_terms(snapshot: Snapshot) -> tuple[Terms, tuple[Problem, ...]]:
         found, problems = terms(snapshot)
+        if live is not None and keeper is None:
+            problems = (*problems, IN_MEMORY_ONLY)
         if web is None or web.problem is None:
             return found, problems
         remedy = "The web configuration before it stays in force until the file is mended."
         return found, (*problems, Problem("web_config", "invalid", web.problem, remedy))
 
     pages = Pages(beside=(PROCESS_COLLECTOR, PLATFORM_COLLECTOR))
-    loop = Loop(gatherer, all_terms, pages.publish)
+    keeper = None if live is None else _keeper(given, pages.publish)
+    if keeper is None or live is None:
+        loop = Loop(gatherer, all_terms, lambda report, _: pages.publish(report))
+    else:
+        loop = Loop(gatherer, all_terms, keeper.offer, keeper.resume)
     pages.alive = loop.alive
     server = Server(address, port, pages=pages, settings=config().http, web=web)
     server.start()
     log.info("gpucost %s listens on %s, port %d", __version__, server.address, server.port)
     try:
+        if keeper is not None and live is not None:
+            now = Moment(time.time(), time.monotonic(), _node_name(given), boot_id())
+            live.gatherer.remember(keeper.open(now))
         loop.run(stop, lambda: config().cycle_seconds)
     finally:
         server.close()
+        if keeper is not None:
+            keeper.close()
     log.info("stopped")
     return 0
+
+
+def _keeper(given: argparse.Namespace, publish: Callable[[Report], None]) -> Keeper | None:
+    """The keeper of this node's ledger; None where it is kept in memory only."""
+    folder: Path | None = given.state_directory
+    if folder is None:
+        return None
+    return Keeper(StateFolder(folder), publish, node=_node_name(given), boot_id=boot_id())
 
 
 def _once(given: argparse.Namespace) -> int:

@@ -12,26 +12,21 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpucost.attribution import attribute, shared_units
+from gpucost.gap import YOUNG_NODE_SECONDS, can_tell, charged
 from gpucost.ledger import MAX_WORKLOADS, OTHER, accrue, opened
 from gpucost.model import (
     HOLDER_STATES,
-    HOUR_SECONDS,
-    NODE,
     Attributed,
     Device,
+    Gap,
     GpuReading,
     Ledger,
-    Method,
     Priced,
     Problem,
-    Rate,
     Report,
-    Seat,
     Share,
     Snapshot,
     State,
-    Usage,
-    unit_of,
 )
 from gpucost.months import by_month, month_of
 from gpucost.pricing import Catalogue, price_gpus
@@ -43,10 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gpucost.config import Config
-    from gpucost.model import Price
-
-YOUNG_NODE_SECONDS = 3600.0
-"""A node younger than this at its first reading is charged from its boot."""
 
 _MAX_WATTS = 20_000.0
 """No GPU draws more: an energy counter that says so has restarted or jumped."""
@@ -66,14 +57,23 @@ class Terms(Struct, frozen=True):
     simulated: bool = False
 
 
-def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Terms) -> Report:
+def advance(
+    before: Report | None,
+    snapshot: Snapshot,
+    seconds: float,
+    terms: Terms,
+    *,
+    ledger: Ledger | None = None,
+) -> Report:
     """The Report after `seconds` of monotonic time that ended with this snapshot.
 
     The snapshot's readings speak of the time since the last one, so that is the time charged
-    at them. The first call has `before` None and charges nothing.
+    at them. The first call has `before` None and charges nothing. `ledger` is to be gone on
+    with instead of `before`'s: one that was restored, or that has a gap.
     """
     config = terms.config
-    ledger = Ledger(started_at=snapshot.wall_time) if before is None else before.ledger
+    if ledger is None:
+        ledger = Ledger(started_at=snapshot.wall_time) if before is None else before.ledger
     priced = _priced(before, snapshot, terms)
     pricing = priced.pricing
     prices = pricing.by_gpu
@@ -107,9 +107,11 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         attributed.seats,
         idle_ratio=config.idle_threshold_ratio,
         clock_seconds=ledger.clock_seconds,
+        looked_from=ledger.looked_from,
         patience=patience,
         work=work,
     )
+    first_reading = bool(snapshot.gpus) and not ledger.gpus
     ledger = opened(
         ledger,
         snapshot,
@@ -128,10 +130,10 @@ def advance(before: Report | None, snapshot: Snapshot, seconds: float, terms: Te
         unhealthy_paid_by=config.unhealthy_paid_by,
     )
     now = usages(snapshot, shares, ledger.tenures, prices, thresholds, ledger.clock_seconds, work)
-    if booted := _provisioning_seconds(before, snapshot, shares, seconds, terms):
-        until = snapshot.wall_time - seconds
-        stretches = by_month(until, booted, config.zone)
-        ledger = _provisioned(ledger, snapshot, prices, stretches, shown_at)
+    if first_reading:
+        ledger = with_provisioning(ledger, snapshot, shares, seconds, terms)
+    if ledger.gap is not None and can_tell(ledger, snapshot, patience):
+        ledger = charged(ledger, snapshot, shares, prices, shown_at)
     watts = mean_watts(() if before is None else before.snapshot.gpus, snapshot.gpus, seconds)
     for month, part in by_month(snapshot.wall_time, seconds, config.zone):
         ledger = accrue(ledger, now, prices, watts, seconds=part, month=month, shown_at=shown_at)
@@ -207,69 +209,32 @@ def _crowded(ledger: Ledger) -> tuple[Problem, ...]:
     )
 
 
-def _provisioning_seconds(
-    before: Report | None,
+def with_provisioning(
+    ledger: Ledger,
     snapshot: Snapshot,
     shares: Sequence[Share],
     seconds: float,
     terms: Terms,
-) -> float:
-    """The time from a young node's boot to its first reading; 0 if there is none to charge.
+) -> Ledger:
+    """The ledger with a young node's time from its boot to its first reading, to be charged.
 
     Without the `seconds` that the reading itself speaks of.
     """
-    first = bool(snapshot.gpus) and (before is None or not before.ledger.gpus)
     # Where a pod holds already, the node was usable already: this is a restart, or close to one.
     held = any(share.holder is not None for share in shares)
-    if not first or held or terms.booted_at is None:
-        return 0.0
+    told = ledger.gap is not None and ledger.gap.gpus != ()
+    if held or told or terms.booted_at is None:
+        return ledger
     age = snapshot.wall_time - terms.booted_at
-    return max(0.0, age - seconds) if 0 < age < YOUNG_NODE_SECONDS else 0.0
-
-
-def _provisioned(
-    ledger: Ledger,
-    snapshot: Snapshot,
-    prices: Mapping[str, Price],
-    stretches: Sequence[tuple[str, float]],
-    shown_at: float,
-) -> Ledger:
-    """The ledger with the node's first stretch charged: paid for, and not yet usable.
-
-    The ledger's clock stays where it is: it counts from the first reading, and the accounts
-    are still to be shown at 0.
-    """
-    whole = tuple(
-        Usage(
-            share=Share(
-                gpu_uuid=gpu.device.uuid,
-                seat=Seat(NODE, gpu.device.model),
-                ratio=1.0,
-                unit=unit_of(gpu.device.uuid),
-                instance=None,
-                slot=None,
-                holder=None,
-                method=Method.EXCLUSIVE,
-                state=State.PROVISIONING,
-            ),
-            rates=(
-                Rate(
-                    gpu_uuid=gpu.device.uuid,
-                    holder=None,
-                    state=State.PROVISIONING,
-                    gpus=1.0,
-                    usd_per_second=None if usd is None else usd / HOUR_SECONDS,
-                ),
-            ),
-        )
-        for gpu in snapshot.gpus
-        for usd in (prices[gpu.device.uuid].usd_per_hour,)
+    if not seconds < age < YOUNG_NODE_SECONDS:
+        return ledger
+    until = snapshot.wall_time - seconds
+    gap = Gap(
+        stretches=tuple(by_month(until, age - seconds, terms.config.zone)),
+        found_at=ledger.clock_seconds,
+        state=State.PROVISIONING,
     )
-    clock = ledger.clock_seconds
-    for month, part in stretches:
-        ledger = accrue(ledger, whole, prices, {}, seconds=part, month=month, shown_at=shown_at)
-        ledger = replace(ledger, clock_seconds=clock)
-    return ledger
+    return replace(ledger, gap=gap)
 
 
 def missing_gpus(gpus: Sequence[GpuReading], count: int) -> tuple[GpuReading, ...]:

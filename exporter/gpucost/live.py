@@ -37,6 +37,7 @@ _GRACE_SECONDS = 1.0
 _NOTHING_SHOWN = ClusterRead()
 
 PROC_STAT = Path("/proc/stat")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class OpenSources:
@@ -206,3 +207,14 @@ def booted_at() -> float | None:
         return next(float(line.split()[1]) for line in lines if line.startswith("btime "))
     except (OSError, ValueError, StopIteration):
         return None
+
+
+def boot_id() -> str:
+    """A name of the machine's present boot, by the kernel (random(4)); empty if unknown.
+
+    A container sees its host's.
+    """
+    try:
+        return BOOT_ID.read_text("ascii").strip()
+    except (OSError, ValueError):
+        return ""

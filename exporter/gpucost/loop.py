@@ -3,7 +3,8 @@
     report = advance(report, gather(), elapsed, terms)
 
 Time is charged by the monotonic clock, so a wall clock that steps charges nothing. When a
-cycle takes long, the next one charges what has passed: no second is lost or charged twice.
+cycle takes long, the next one charges what has passed: no second is lost or charged twice. Of a
+stretch in which no cycle ran at all (a stopped process), nobody saw anything: it is a gap.
 """
 
 from __future__ import annotations
@@ -16,19 +17,22 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec.structs import replace
 
 from gpucost.cycle import advance
+from gpucost.gap import holds_of, interrupted
+from gpucost.months import by_month
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterable
+    from zoneinfo import ZoneInfo
 
     from gpucost.cycle import Terms
-    from gpucost.model import Problem, Report, Snapshot
+    from gpucost.model import Ledger, Problem, Report, Snapshot
 
 log = logging.getLogger("gpucost")
 
 _ALIVE_SECONDS = 60.0
 """Cycles may take a while (a hung driver is waited for); when one is so long overdue, the loop
-counts as dead."""
+counts as dead, and what passed was not seen."""
 
 RESTART_CURES = frozenset({"driver_mismatch", "access_lost"})
 """Kinds of NVML problem that only a new process cures: a driver that was upgraded under the
@@ -55,12 +59,18 @@ class Loop:
         self,
         gatherer: Gathers,
         terms: Callable[[Snapshot], tuple[Terms, tuple[Problem, ...]]],
-        publish: Callable[[Report], None],
+        publish: Callable[[Report, float], None],
+        resume: Callable[[float, float, ZoneInfo], Ledger] | None = None,
     ) -> None:
-        """`terms` gives what a cycle runs on, and its own problems; `publish` takes the Report."""
+        """`terms` gives what a cycle runs on, and its own problems.
+
+        `publish` takes the Report and the monotonic time up to which it is charged. `resume`
+        gives the ledger to begin with, from wall time, monotonic time and billing time zone.
+        """
         self._gatherer = gatherer
         self._terms = terms
         self._publish = publish
+        self._resume = resume
         self._report: Report | None = None
         self._at = time.monotonic()
         self._cycle_seconds = 0.0
@@ -76,11 +86,23 @@ class Loop:
 
     def step(self) -> Report:
         """One cycle, charged with the time since the last one."""
-        now = time.monotonic()
-        snapshot = self._gatherer.gather(time.time(), now)
+        now, wall = time.monotonic(), time.time()
+        snapshot = self._gatherer.gather(wall, now)
         terms, problems = self._terms(snapshot)
-        elapsed = 0.0 if self._report is None else now - self._at
-        report = advance(self._report, snapshot, elapsed, terms)
+        before, ledger, elapsed = self._report, None, 0.0
+        if before is not None:
+            elapsed = now - self._at
+            if (unseen := elapsed - self._cycle_seconds) > _ALIVE_SECONDS:
+                elapsed = self._cycle_seconds
+                ledger = interrupted(
+                    before.ledger,
+                    by_month(wall - elapsed, unseen, terms.config.zone),
+                    gpus=tuple(gpu.device.uuid for gpu in before.snapshot.gpus),
+                    held=holds_of(before),
+                )
+        elif self._resume is not None:
+            ledger = self._resume(wall, now, terms.config.zone)
+        report = advance(before, snapshot, elapsed, terms, ledger=ledger)
         if problems:
             report = replace(report, problems=(*report.problems, *problems))
         self._report, self._at = report, now
@@ -90,7 +112,7 @@ class Loop:
             self._hopeless_since = None
         elif self._hopeless_since is None:
             self._hopeless_since = now
-        self._publish(report)
+        self._publish(report, now)
         return report
 
     def run(self, stop: threading.Event, cycle_seconds: Callable[[], float]) -> None:

@@ -578,10 +578,43 @@ class XidCount(Value, frozen=True):
     read: int
 
 
+class Hold(Value, frozen=True):
+    """That this very pod held `ratio` of a GPU by this very unit, at some moment.
+
+    Two such facts from both ends of a stretch of time prove that it held throughout: the kubelet
+    gives a pod its devices when it admits it, and takes them when the pod has ended. `since` is
+    when the pod was given its place (Unix time), None where the API server was silent.
+    """
+
+    seat: Seat
+    uid: str
+    unit: UnitId
+    mig_uuid: str | None
+    ratio: float
+    since: float | None = None
+
+
+class Gap(Value, frozen=True):
+    """Time that passed unseen and is still to be charged (gap.py).
+
+    `stretches` are its seconds by billing month. `gpus` were there at its beginning, None for
+    those that are there when it is charged; `holds` are the facts of its beginning. `state` is
+    that of what nobody provably held. `found_at` is the ledger's clock when it was noticed.
+    """
+
+    stretches: tuple[tuple[str, float], ...]
+    found_at: float
+    gpus: tuple[str, ...] | None = None
+    holds: tuple[Hold, ...] = ()
+    state: State = State.UNATTRIBUTED
+
+
 class Ledger(Value, frozen=True):
     """Every GPU-second since `started_at` (Unix time), in exactly one state and one account.
 
-    `clock_seconds` is the time charged so far: monotonic, deaf to the wall clock's jumps.
+    `clock_seconds` is the time in which somebody looked: monotonic, deaf to the wall clock's
+    jumps, and still while the exporter was down. `looked_from` is that clock when the present
+    look began, and `gap` the time before it that is still to be charged.
     `billed_usd` is the integral of the GPUs' prices, kept apart from the accounts so that the
     two can be compared; `node` is what nobody held, `settled_usd` what dropped accounts held.
     """
@@ -599,6 +632,8 @@ class Ledger(Value, frozen=True):
     charged_at: Mapping[str, float] = {}
     """The ledger's clock when each month was last charged."""
     xids: Mapping[tuple[str, int], XidCount] = {}
+    looked_from: float = 0.0
+    gap: Gap | None = None
 
 
 # --- What is shown ----------------------------------------------------------------------------

@@ -90,6 +90,12 @@ class Gatherer:
         """Go on with these sources and settings, remembering what was known."""
         self.sources, self._node, self._keep_holders = sources, node, keep_holders_seconds
 
+    def remember(self, devices: Sequence[Device]) -> None:
+        """Know these GPUs from before: one that no source shows now is billed as missing."""
+        self._gpus = tuple(_unseen(GpuReading(device=device)) for device in devices)
+        if self.sources.nvml is not None:
+            self._in_nvml.update(device.uuid for device in devices)
+
     def gather(self, wall_time: float, clock_seconds: float) -> Snapshot:
         """Ask every source and take what came in time. Never raises for a source.
 

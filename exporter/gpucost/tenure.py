@@ -40,13 +40,14 @@ def observe(
     *,
     idle_ratio: float,
     clock_seconds: float,
+    looked_from: float,
     patience: Patience,
     work: Mapping[tuple[Seat, UnitId], UnitReading] = NO_WORK,
 ) -> dict[Seat, Tenure]:
     """The tenures after this cycle: new ones opened, the present updated, the old let go.
 
-    `seats` are the present ones, each with its shares (`seats_of`); `work` is what each did on
-    shared units.
+    `seats` are the present ones, each with its shares (`seats_of`); `looked_from` is the
+    ledger's clock when this look at the node began; `work` is what each did on shared units.
     """
     gpus = {gpu.device.uuid: gpu for gpu in snapshot.gpus}
     pods = snapshot.pods or {}
@@ -65,7 +66,13 @@ def observe(
         tenure = _labelled(seat, before, pod, snapshot, clock_seconds, patience)
         if shares:
             measured = [reading_of(gpus[share.gpu_uuid], share, work) for share in shares]
-            tenure = _seen_again(before, tenure, pod, measured, snapshot, idle_ratio, clock_seconds)
+            # The first look at the pod: when looking began, or the API server answers after it.
+            first = clock_seconds == looked_from or (
+                before.opened_at == looked_from and not before.uid
+            )
+            tenure = _seen_again(
+                before, tenure, pod, measured, snapshot, idle_ratio, clock_seconds, first=first
+            )
         elif tenure.gone_at is not None:
             tenure = replace(tenure, gone_at=None)
         after[seat] = tenure
@@ -123,6 +130,8 @@ def _seen_again(
     snapshot: Snapshot,
     idle_ratio: float,
     clock_seconds: float,
+    *,
+    first: bool,
 ) -> Tenure:
     """The tenure of a holder that holds, `before` its labels perhaps settled in this cycle."""
     busy, peak = False, tenure.memory_peak_bytes
@@ -139,8 +148,6 @@ def _seen_again(
         if pod is not None and pod.started_at is not None and pod.started_at < since:
             held_before += since - pod.started_at
             since = pod.started_at
-    # The first look at the pod: at the ledger's start, or when the API server answers after it.
-    first = clock_seconds == 0 or (before.opened_at == 0 and not before.uid)
     return Tenure(
         uid=tenure.uid,
         opened_at=tenure.opened_at,

@@ -100,7 +100,7 @@ def main(folder: Path, cycles: int) -> None:
         time.sleep(PAUSE_SECONDS)
     calls = len(recorder.calls)  # closing makes more
 
-    loop = Loop(node, node.terms, pages.publish)
+    loop = Loop(node, node.terms, lambda report, _: pages.publish(report))
     end = time.monotonic() + WARM_SECONDS
     while time.monotonic() < end:
         loop.step()

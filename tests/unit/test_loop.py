@@ -65,7 +65,7 @@ class Node:
         return Terms(self.stage.config, Catalogue()), self.terms_problems
 
     def loop(self) -> Loop:
-        return Loop(self, self.terms, self.reports.append)
+        return Loop(self, self.terms, lambda report, _: self.reports.append(report))
 
 
 @pytest.fixture
