@@ -76,7 +76,12 @@ class NvmlCalls:
         self._clock = clock
         self._nvml_error = library.NVMLError
         # A mismatch is no NVMLError. A text that is not UTF-8 will not become so.
-        self._failures = (library.NVMLError, library.NVMLLibraryMismatchError, UnicodeDecodeError)
+        self.failures: tuple[type[Exception], ...] = (
+            library.NVMLError,
+            library.NVMLLibraryMismatchError,
+            UnicodeDecodeError,
+        )
+        """What a function of the library raises; `ask` lets none of them out."""
 
     def ask(self, unit: Unit, name: str, *args: Any) -> Any:  # noqa: ANN401 - as pynvml answers
         """Call the function `name`; None where it gives nothing.
@@ -85,10 +90,10 @@ class NvmlCalls:
         """
         if name in unit.silent:
             return self._ask_again(unit, name, args)
-        function = self._functions.get(name) or self._find(name)
+        function = self._functions.get(name) or self.find(name)
         try:
             return function(*args)
-        except self._failures as error:
+        except self.failures as error:
             return self._react(unit, name, args, error)
 
     def first(self, unit: Unit, alternatives: Iterable[tuple[str, tuple[Any, ...]]]) -> Any:  # noqa: ANN401
@@ -109,8 +114,11 @@ class NvmlCalls:
         unit.silent.clear()
         self.version += 1
 
-    def _find(self, name: str) -> Callable[..., Any]:
-        """The function of that name; one that this pynvml lacks fails as one the driver lacks."""
+    def find(self, name: str) -> Callable[..., Any]:
+        """The function of that name; one that this pynvml lacks fails as one the driver lacks.
+
+        For who calls it hundreds of times a cycle, and asks again by `ask` where it fails.
+        """
         function = self._functions.get(name)
         if function is None:
             function = getattr(self.library, OTHER_ARGUMENTS.get(name, name), None)
@@ -130,8 +138,8 @@ class NvmlCalls:
         del unit.silent[name]
         self.version += 1
         try:
-            return self._find(name)(*args)
-        except self._failures as error:
+            return self.find(name)(*args)
+        except self.failures as error:
             return self._react(unit, name, args, error, silence.misses)
 
     def _react(
@@ -170,8 +178,8 @@ class NvmlCalls:
     def _again(self, unit: Unit, name: str, args: tuple[Any, ...], misses: int) -> Any:  # noqa: ANN401
         for _ in range(ATTEMPTS):
             try:
-                return self._find(name)(*args)
-            except self._failures as error:
+                return self.find(name)(*args)
+            except self.failures as error:
                 code = self._code(error)
                 if REACTIONS.get(code) is not Reaction.AGAIN:
                     return self._react(unit, name, args, error, misses)

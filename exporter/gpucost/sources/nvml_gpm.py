@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gpucost.model import Activity, Efficiency, Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from gpucost.sources.nvml_calls import NvmlCalls, Unit
 
@@ -32,6 +32,7 @@ ANY_TENSOR_UTIL = 5
 DRAM_BW_UTIL = 10
 METRICS = (GRAPHICS_UTIL, SM_UTIL, ANY_TENSOR_UTIL, DRAM_BW_UTIL)
 
+_ALL_GOOD = (0,) * len(METRICS)
 _SIGNAL = Signal.GPM_GRAPHICS
 _POINTERS = struct.Struct("@2P")
 
@@ -118,7 +119,7 @@ class Gpm:
         if self._calls.ask(unit, "nvmlGpmMetricsGet", self._request) is None:
             return None, None
         answers = self._answers.unpack_from(self._memory, self._answers_at)
-        graphics, sm, tensor, memory = map(_ratio, answers[::2], answers[1::2])
+        graphics, sm, tensor, memory = _ratios(answers)
         activity = None if graphics is None else Activity(graphics, graphics, _SIGNAL)
         if sm is None and tensor is None and memory is None:
             return activity, None
@@ -145,6 +146,25 @@ class Gpm:
 
 def _buffer(pointer: Any) -> Buffer:  # noqa: ANN401 - an untyped ctypes pointer
     return Buffer(pointer, ctypes.cast(pointer, ctypes.c_void_p).value or 0)
+
+
+def _ratios(answers: tuple[Any, ...]) -> Iterable[float | None]:
+    """The metrics as ratios, of each one's code and value in turn."""
+    codes, (graphics, sm, tensor, memory) = answers[::2], answers[1::2]
+    if (
+        codes == _ALL_GOOD
+        and 0.0 <= graphics <= FULL_PERCENT
+        and 0.0 <= sm <= FULL_PERCENT
+        and 0.0 <= tensor <= FULL_PERCENT
+        and 0.0 <= memory <= FULL_PERCENT
+    ):  # as nearly always: a call for each would cost more than all the rest of this file
+        return (
+            graphics / FULL_PERCENT,
+            sm / FULL_PERCENT,
+            tensor / FULL_PERCENT,
+            memory / FULL_PERCENT,
+        )
+    return map(_ratio, codes, answers[1::2])
 
 
 def _ratio(code: int, percent: float) -> float | None:

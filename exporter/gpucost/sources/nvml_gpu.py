@@ -306,7 +306,9 @@ class Gpu(Unit):
     def _read_faults(self) -> tuple[str, ...]:
         ask, handle = self._calls.ask, self.handle
         fields = ask(self, "nvmlDeviceGetFieldValues", handle, [RECOVERY_ACTION])
-        action = fields[0].value.uiVal if fields and fields[0].nvmlReturn == 0 else None
+        told = fields[0] if fields else None
+        good = told is not None and field(told, "nvmlReturn") == 0
+        action = field(field(told, "value"), "uiVal") if good else None
         rows = ask(self, "nvmlDeviceGetRemappedRows", handle)
         errors = None
         # Row remapping is not told under MIG, and every GPU that has MIG has it.

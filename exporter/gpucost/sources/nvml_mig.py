@@ -24,6 +24,7 @@ DEFAULT_MAX_INSTANCES = 7
 _HANDLE = "nvmlDeviceGetMigDeviceHandleByIndex"
 _ATTRIBUTES = "nvmlDeviceGetAttributes_v2"
 _NAME = "nvmlDeviceGetName"
+_IDENTITY = ("nvmlDeviceGetUUID", "nvmlDeviceGetGpuInstanceId", "nvmlDeviceGetComputeInstanceId")
 
 _PROFILE = re.compile(r"\bMIG (\S+)$")
 _SLICES = re.compile(r"^(?:(\d+)c\.)?(\d+)g\.")
@@ -93,6 +94,8 @@ class Partition:
         self._gpu = gpu
         self._probe = _Probe(None, f"a MIG instance of {gpu.label}")
         self._slots: int | None = None
+        self._by_slot: list[Instance | None] = []
+        self._identify_by = tuple(map(calls.find, _IDENTITY))
 
     def refresh(self, gpu_bytes: int | None) -> tuple[Instance, ...] | None:
         """The instances now, with fresh handles; those that stayed are the same objects.
@@ -102,14 +105,18 @@ class Partition:
         if self._slots is None:
             count = self._calls.ask(self._gpu, "nvmlDeviceGetMaxMigDeviceCount", self._gpu.handle)
             self._slots = DEFAULT_MAX_INSTANCES if count is None else int(count)
+        if self._by_slot and self._is_as_it_was():
+            return self.instances
         known = {instance.identity: instance for instance in self.instances}
         found = []
+        self._by_slot, by_slot = [], []
         for slot in range(self._slots):
             handle = self._calls.ask(self._gpu, _HANDLE, self._gpu.handle, slot)
             if handle is None:
                 if _HANDLE in self._gpu.silent:
                     return None
-                continue  # an empty slot
+                by_slot.append(None)  # an empty slot
+                continue
             identity = self._identify(handle)
             if identity is None:
                 return None
@@ -121,16 +128,39 @@ class Partition:
                     return None
                 instance.mig = mig
             instance.handle = handle
+            by_slot.append(instance)
             found.append(instance)
+        self._by_slot = by_slot
         if len(found) != len(self.instances) or any(map(operator.is_not, found, self.instances)):
             self.instances = tuple(found)
         return self.instances
 
+    def _is_as_it_was(self) -> bool:
+        """Whether every slot holds what it held; the handles are then fresh.
+
+        The same calls as ever, without what it takes to find something new: nothing is, in
+        almost every cycle. Where one fails, they are all made again and its error is met.
+        """
+        if self._probe.silent or _HANDLE in self._gpu.silent:
+            return False
+        gpu, by_index = self._gpu.handle, self._calls.find(_HANDLE)
+        uuid, gi, ci = self._identify_by
+        try:
+            for slot, instance in enumerate(self._by_slot):
+                if instance is None:
+                    if self._calls.ask(self._gpu, _HANDLE, gpu, slot) is not None:
+                        return False
+                else:
+                    handle = by_index(gpu, slot)
+                    if (uuid(handle), gi(handle), ci(handle)) != instance.identity:
+                        return False
+                    instance.handle = handle
+        except self._calls.failures:
+            return False
+        return _HANDLE not in self._gpu.silent
+
     def _identify(self, handle: Any) -> tuple[str, int, int] | None:  # noqa: ANN401
-        ask = self._calls.ask
-        uuid = ask(self._probe, "nvmlDeviceGetUUID", handle)
-        gi = ask(self._probe, "nvmlDeviceGetGpuInstanceId", handle)
-        ci = ask(self._probe, "nvmlDeviceGetComputeInstanceId", handle)
+        uuid, gi, ci = [self._calls.ask(self._probe, name, handle) for name in _IDENTITY]
         return None if uuid is None or gi is None or ci is None else (uuid, gi, ci)
 
     def _describe(self, instance: Instance, gpu_bytes: int | None) -> MigInstance | None:
