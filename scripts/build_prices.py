@@ -6,7 +6,6 @@
 prices/sources.txt   key, day, repository and path; where two differ the one above is taken
 prices/types.txt     provider, type, GPU model, GPUs, vCPUs, memory GiB, key of its source
 prices/facts/KEY.txt provider, type, capacity type, USD an hour, places: as that source has it
-prices/oci_parts.txt OCI shape, and the part number whose price a GPU-hour of it has
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from gpucost.pricing.price_list import (
     parse,
     render,
 )
+from gpucost.sources.price_apis.oci import PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +106,7 @@ def oracle(key: str, said: dict[Fact, float], known: dict[tuple[str, str], Insta
     if key == "opencost-oci":
         parts = {name: usd for (_, name, _, _), usd in said.items()}
         said.clear()
-        for shape, part in words(FACTS / "oci_parts.txt"):
+        for shape, part in PARTS.items():
             count = known["oci", shape].gpu_count
             if count is not None:
                 said["oci", shape, "on_demand", EVERYWHERE] = count * parts[f"part:{part}"]

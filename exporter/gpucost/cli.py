@@ -1,4 +1,4 @@
-"""The command line: `gpucost serve | demo | once | record | check`.
+"""The command line: `gpucost serve | demo | once | record | check | prices`.
 
 Settings live in one YAML file; flags, and the environment variables beside them, are only for
 what differs from pod to pod.
@@ -43,9 +43,9 @@ from gpucost.web_config import WebConfig
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gpucost.config import Config
+    from gpucost.config import Config, Prices
     from gpucost.loop import Gathers
-    from gpucost.model import Report, Snapshot
+    from gpucost.model import GpuReading, Node, Report, Snapshot
 
 log = logging.getLogger("gpucost")
 
@@ -70,7 +70,8 @@ IN_MEMORY_ONLY = Problem(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 1 (no dollars, no readings) or 2 (wrong settings)."""
-    given = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    given = _parser(words).parse_args(words)
     logging.basicConfig(
         level=logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gpucost", description="The GPU cost ledger for Kubernetes."
     )
@@ -161,6 +162,15 @@ def _parser() -> argparse.ArgumentParser:
     record_to = command("record", _record, "record this node's readings, for a bug report")
     record_to.add_argument("directory", type=Path, metavar="DIR")
     command("check", _check, "preflight: will dollars flow, and if not, what to do")
+    text = "the price list: list, show, refresh, diff, check"
+    prices = commands.add_parser("prices", help=text, description=text)
+    if words[:1] == ["prices"]:
+        # Reads the clouds' price APIs: what serves has no use for it, and pays for imports.
+        from gpucost import prices_commands  # noqa: PLC0415
+
+        prices_commands.add_to(
+            prices, common, _look, lambda given: _config_file(given).config.prices
+        )
     return parser
 
 
@@ -348,6 +358,17 @@ def _check(given: argparse.Namespace) -> int:
     found = check.findings(report)
     print(check.render(found), end="")
     return 0 if check.dollars_flow(found) else _EXIT_NO_DOLLARS
+
+
+def _look(given: argparse.Namespace) -> tuple[Sequence[GpuReading], Node, Prices]:
+    """This node's GPUs, the node, and the user's prices."""
+    node = _live(given)
+    try:
+        _await_cluster(node)
+        snapshot = node.gather(time.time(), time.monotonic())
+        return snapshot.gpus, snapshot.node, node.config.prices
+    finally:
+        node.close()
 
 
 def _await_cluster(node: LiveNode) -> None:

@@ -6,6 +6,8 @@ import math
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from gpucost.model import Device, GpuReading, Pricing
 from gpucost.pricing.alternatives import alternatives
 from gpucost.pricing.catalogue import Catalogue, attached, listed, same
@@ -19,13 +21,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from gpucost.config import Prices
-    from gpucost.model import Node, Price
+    from gpucost.model import Node, Price, Problem
 
 
-def price_gpus(
-    gpus: Sequence[GpuReading], node: Node, prices: Prices, catalogue: Catalogue
-) -> Pricing:
-    """Price every GPU of the node, and those that it should have and does not show."""
+class Survey(Struct, frozen=True):
+    """What the price of each GPU is found from; `absent` is one that the node does not show."""
+
+    cases: tuple[Case, ...]
+    absent: Case
+    models: int
+    problems: tuple[Problem, ...]
+
+
+def survey(gpus: Sequence[GpuReading], node: Node, prices: Prices, catalogue: Catalogue) -> Survey:
+    """Put together what each GPU's price is found from."""
     if not same(catalogue.instance_type, node.instance_type):
         catalogue = Catalogue(names=catalogue.names)
     models = {plain(gpu.device.model): gpu.device.model for gpu in gpus}
@@ -41,24 +50,35 @@ def price_gpus(
         row = rows[models.get(plain(gpu.device.model), absent)]
         return Case(gpu, node, prices, catalogue, annotated, row, count, len(models) > 1)
 
-    by_gpu = {gpu.device.uuid: price(case(gpu)) for gpu in gpus}
+    cases = tuple(case(gpu) for gpu in gpus)
+    return Survey(cases, case(GpuReading(Device("", absent))), len(models), problems)
+
+
+def price_gpus(
+    gpus: Sequence[GpuReading], node: Node, prices: Prices, catalogue: Catalogue
+) -> Pricing:
+    """Price every GPU of the node, and those that it should have and does not show."""
+    found = survey(gpus, node, prices, catalogue)
+    problems, catalogue, count = found.problems, found.absent.catalogue, found.absent.count
+    by_gpu = {case.gpu.device.uuid: price(case) for case in found.cases}
     expected = None if count.expected is None else math.ceil(count.expected)
     missing = 0 if expected is None else max(0, expected - len(gpus))
     by_list = any(it.source == "catalogue" for it in by_gpu.values())
     if by_list and catalogue.attached and listed(node, prices, catalogue) is None:
         problems = (*problems, without_host(node, catalogue))
+    bare = [it for it in found.cases if by_gpu[it.gpu.device.uuid].usd_per_hour is None]
     return Pricing(
         by_gpu=by_gpu,
         problems=(
             *problems,
-            *unpriced([case(gpu) for gpu in gpus if by_gpu[gpu.device.uuid].usd_per_hour is None]),
-            *doubtful(tuple(by_gpu.values()), node, count, len(gpus), len(models)),
+            *unpriced(bare),
+            *doubtful(tuple(by_gpu.values()), node, count, len(gpus), found.models),
         ),
         gpu_count=expected,
         missing=missing,
-        missing_price=price(case(GpuReading(Device("", absent)))) if missing else None,
+        missing_price=price(found.absent) if missing else None,
         dates=_dates(by_gpu.values(), prices, node, catalogue),
-        alternatives=_alternatives([case(gpu) for gpu in gpus]),
+        alternatives=_alternatives(found.cases),
     )
 
 
