@@ -12,5 +12,7 @@
     programs/     a program that works, and pause, in Go, for images of one file
 
 The library is tests/fake_nvml; its scenario file is the one thing all containers of the node
-share, so they see one machine.
+share, so they see one machine. It outlives this process, as a driver outlives its plugins: what
+works goes on, and takes up its place again when the process is back. Only the energy counters
+then start from 0, as after a reload of the driver.
 """

@@ -73,6 +73,7 @@ class Driver:
 
     def run(self, ended: threading.Event) -> None:
         """Keep the sockets and the slices there until `ended` is set."""
+        failing = False
         try:
             while not ended.is_set():
                 if self._devices:
@@ -80,7 +81,11 @@ class Driver:
                 try:
                     self.publish()
                 except ApiError as error:
-                    log.warning("ResourceSlices: %s", error)
+                    if not failing:  # once, not every second that the API server is away
+                        log.warning("ResourceSlices: %s", error)
+                    failing = True
+                else:
+                    failing = False
                 ended.wait(PERIOD_SECONDS)
         finally:
             self._registration.stop()
