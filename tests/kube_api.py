@@ -30,7 +30,12 @@ class Request:
     """A request that came."""
 
     def __init__(self, path: str, query: dict[str, str], token: str) -> None:
-        self.resource = path.rpartition("/")[2]
+        self.path = path
+        parts = path.split("/")
+        in_namespace = "namespaces" in parts[:-2]
+        # One object of a namespace is asked for by its name, last in the path.
+        self.resource = parts[-2] if in_namespace else parts[-1]
+        self.key = (parts[-3], parts[-1]) if in_namespace else None
         self.query = query
         self.token = token
 
@@ -55,7 +60,10 @@ class KubeApiServer:
         self.requests: list[Request] = []
         self.streams = 0
         self._changed = threading.Condition()
-        self._objects: dict[str, dict[tuple[str, str], Json]] = {"pods": {}, "nodes": {}}
+        self._objects: dict[str, dict[tuple[str, str], Json]] = {
+            resource: {} for resource in ("pods", "nodes", "resourceslices", "resourceclaims")
+        }
+        self.dra_versions = ["v1", "v1beta2", "v1beta1"]
         self._log: list[tuple[int, str, str, Json]] = []
         self.version = 100
         self._oldest = 0
@@ -139,6 +147,17 @@ class KubeApiServer:
         self._log.append((self.version, kind, resource, {**found, "metadata": metadata}))
         self._changed.notify_all()
 
+    def _body(self, request: Request) -> bytes:
+        """The answer to a list, to a get, or to the discovery of DRA's versions; empty: none."""
+        if request.path == "/apis/resource.k8s.io":
+            versions = [{"version": version} for version in self.dra_versions]
+            return json.dumps({"versions": versions}).encode() if versions else b""
+        if request.key is None:
+            return self._list(request.resource, request.query)
+        with self._changed:
+            found = self._objects[request.resource].get(request.key)
+        return b"" if found is None else json.dumps(found).encode()
+
     def _list(self, resource: str, query: dict[str, str]) -> bytes:
         with self._changed:
             items = [o for o in self._objects[resource].values() if _selected(o, query)]
@@ -149,8 +168,9 @@ class KubeApiServer:
         """The lines after a version, waited for; under the lock."""
         lines = []
         for version, kind, of, found in self._log:
-            chosen = kind == "BOOKMARK" or _selected(found, query)
-            if version > sent and of == resource and chosen:
+            if version <= sent or of != resource:
+                continue
+            if kind == "BOOKMARK" or _selected(found, query):
                 event = {"type": kind, "object": found}
                 lines.append(json.dumps(event).encode() + b"\n")
         if resource == "pods":
@@ -214,11 +234,10 @@ class KubeApiServer:
             handler.end_headers()
             self._watch(handler, request.resource, request.query)
             return
-        body = (
-            self._list(request.resource, request.query)
-            if status == 200
-            else json.dumps({"kind": "Status", "code": status, "message": "refused"}).encode()
-        )
+        body = b"" if status != 200 else self._body(request)
+        if not body:
+            status = 404 if status == 200 else status
+            body = json.dumps({"kind": "Status", "code": status, "message": "refused"}).encode()
         handler.send_response(status)
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()

@@ -13,6 +13,7 @@ from gpucost.reader import Direct, Found, Paced, Reader
 from gpucost.snapshot import Gatherer, Sources
 from gpucost.sources.base import ClusterRead
 from gpucost.sources.dcgm import DcgmSource
+from gpucost.sources.dra import DraSource
 from gpucost.sources.kube_api import in_kubernetes
 from gpucost.sources.kubernetes import KubernetesSource
 from gpucost.sources.nvml import NvmlSource
@@ -21,9 +22,9 @@ from gpucost.sources.podresources import PodResourcesSource
 if TYPE_CHECKING:
     from gpucost.config import Config
     from gpucost.config_file import ConfigFile
-    from gpucost.model import Snapshot
+    from gpucost.model import Claimed, Snapshot
     from gpucost.reader import Asked
-    from gpucost.sources.base import DeviceRead, HoldingsRead
+    from gpucost.sources.base import DeviceRead, DraRead, HoldingsRead
 
 KUBELET_SETTLE_SECONDS = 15.0
 """A pod is shown by the API server as soon as it is bound; it holds a device when the kubelet
@@ -60,6 +61,11 @@ class OpenSources:
             if cluster
             else None
         )
+        self.dra = (
+            DraSource(config.kubernetes, node_name, self._claimed)
+            if self.kubelet and self.kubernetes
+            else None
+        )
         self._stated_url = config.dcgm.url
         self._cluster = Direct("kubernetes", self.kubernetes.read) if self.kubernetes else None
         if self.kubernetes is not None:
@@ -69,6 +75,7 @@ class OpenSources:
             dcgm=self._found_dcgm(config),
             kubelet=self._paced_kubelet(config),
             kubernetes=self._cluster,
+            dra=self._paced_dra(config),
             in_kubernetes=cluster or has_kubelet,
         )
 
@@ -89,6 +96,21 @@ class OpenSources:
             settle_seconds=KUBELET_SETTLE_SECONDS,
             interval_seconds=KUBELET_INTERVAL_SECONDS,
         )
+
+    def _paced_dra(self, config: Config) -> Asked[DraRead] | None:
+        """The claims' devices, asked when the claims changed. Not asked at all where are none."""
+        if self.dra is None:
+            return None
+        return Paced(
+            Reader("dra", self.dra.read, 2 * config.kubernetes.timeout_seconds + _GRACE_SECONDS),
+            self._claimed,
+            settle_seconds=KUBELET_SETTLE_SECONDS,
+            interval_seconds=KUBELET_INTERVAL_SECONDS,
+        )
+
+    def _claimed(self) -> tuple[Claimed, ...]:
+        """What the kubelet last said is held through claims."""
+        return () if self.kubelet is None else self.kubelet.claimed
 
     def _pods_now(self) -> object:
         """The pods as shown: another object when one changed, or while nobody can tell."""
@@ -127,6 +149,8 @@ class OpenSources:
             self.nvml.close()
         if self.kubelet and asked.kubelet and asked.kubelet.close():
             self.kubelet.close()
+        if self.dra and asked.dra and asked.dra.close():
+            self.dra.close()
         if self.kubernetes:
             self.kubernetes.close()
 

@@ -114,6 +114,8 @@ class MigInstance(Value, frozen=True):
     compute_slices: int
     memory_bytes: int | None = None
     uuid: str | None = None
+    placement: int | None = None
+    """The memory slice of the GPU at which its GPU instance begins."""
 
 
 class Device(Value, frozen=True):
@@ -249,20 +251,62 @@ class Holding(Value, frozen=True):
     fraction: float | None = None
 
 
+class Claimed(Value, frozen=True, order=True):
+    """A device that a container holds through a DRA claim, in the kubelet's words.
+
+    `claim` is `<namespace>/<name>`; which GPU it is, only the driver's ResourceSlices say.
+    """
+
+    holder: Holder
+    claim: str
+    pool: str
+    device: str
+    share_id: str = ""
+
+
+class Claimable(Value, frozen=True):
+    """A device that NVIDIA's DRA driver offers on this node.
+
+    A GPU has its UUID, and so has a MIG device that is there already; one that is made when it is
+    claimed has none, and is known by its parent's UUID, its profile and where it begins
+    (`placement`, in memory slices).
+    """
+
+    kind: str
+    uuid: str | None = None
+    parent_uuid: str | None = None
+    profile: str | None = None
+    placement: int | None = None
+
+
+class ClaimResult(Value, frozen=True):
+    """A device that the scheduler gave to a claim, and for which of its requests.
+
+    An `admin` one is for looking after the device: it does not hold it.
+    """
+
+    request: str
+    pool: str
+    device: str
+    share_id: str = ""
+    admin: bool = False
+
+
 class Holdings(Value, frozen=True):
     """Everything held on the node, by one source.
 
     `offered` lists the device ids that can be held at all (replicas of a shared GPU counted
-    one by one), None where the source cannot say. `unresolved` counts what is held in a form
-    the source could not express as a device id (DRA claims): while it is not 0, nobody knows
-    that a device is free. `assumed` marks a machine without Kubernetes: nobody can hold, but
-    nobody said so either.
+    one by one), None where the source cannot say. `claimed` is held through DRA, and not yet
+    among `holdings` (claims.py). `unresolved` counts what is held in a form that could not be
+    expressed as a device id: while it is not 0, nobody knows that a device is free. `assumed`
+    marks a machine without Kubernetes: nobody can hold, but nobody said so either.
     """
 
     holdings: tuple[Holding, ...] = ()
     offered: tuple[str, ...] | None = None
     unresolved: int = 0
     assumed: bool = False
+    claimed: tuple[Claimed, ...] = ()
 
 
 class ContainerStatus(Value, frozen=True):
@@ -278,6 +322,14 @@ class ContainerStatus(Value, frozen=True):
     last_exit_code: int | None = None
     init: bool = False
     id: str = ""
+
+
+class ContainerClaim(Value, frozen=True):
+    """A container's word for what it takes of a claim of its pod: one request, or all (empty)."""
+
+    container: str
+    claim: str
+    request: str = ""
 
 
 class Pod(Value, frozen=True):
@@ -303,6 +355,7 @@ class Pod(Value, frozen=True):
     gpu_containers: tuple[str, ...] = ()
     labels: Mapping[str, str] = {}
     annotations: Mapping[str, str] = {}
+    claims: tuple[ContainerClaim, ...] = ()
     cgroup_uid: str = ""
     """The UID in its cgroup's name where that is not `uid`: of a static pod."""
 

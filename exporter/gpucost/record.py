@@ -18,6 +18,8 @@ from gpucost.config import ConfigError, dump
 from gpucost.live import booted_at
 from gpucost.sources.base import SourceError
 from gpucost.sources.dcgm import fetch_page
+from gpucost.sources.dra import GROUP
+from gpucost.sources.dra_objects import ClaimList, ClaimObject, SliceList
 from gpucost.sources.kube_api import KubeApi
 from gpucost.sources.kube_objects import (
     CONFIG_HASH,
@@ -28,6 +30,7 @@ from gpucost.sources.kube_objects import (
 )
 from gpucost.sources.podresources import to_json
 from gpucost.sources.recorded import (
+    CLAIMS,
     CONFIG,
     DCGM,
     FILES,
@@ -37,6 +40,7 @@ from gpucost.sources.recorded import (
     NVML,
     OFFERED,
     PODS,
+    SLICES,
     NvmlRecording,
 )
 
@@ -85,6 +89,8 @@ def record(node: LiveNode, node_name: str, folder: Path) -> Iterator[Written]:
         (OFFERED, lambda: _offered(node)),
         (PODS, lambda: _pods(node, node_name)),
         (NODE, lambda: _node(node, node_name)),
+        (SLICES, lambda: _slices(node, node_name)),
+        (CLAIMS, lambda: _claims(node)),
     )
     for name, read in steps:
         try:
@@ -177,6 +183,38 @@ def _node(node: LiveNode, node_name: str) -> bytes | None:
         raise SourceError("absent", f"the API server has no node {node_name}; see --node-name")
     found[0].metadata = _public(found[0].metadata)
     return msgspec.json.format(msgspec.json.encode(found[0]), indent=1)
+
+
+def _slices(node: LiveNode, node_name: str) -> bytes | None:
+    """The ResourceSlices of the node, where a pod of it holds something by a claim."""
+    if not (version := _dra_version(node)):
+        return None
+    query = {"fieldSelector": f"spec.nodeName={node_name}", "resourceVersion": "0"}
+    text = _fetch(node.config, f"{GROUP}/{version}/resourceslices", query)
+    return msgspec.json.format(msgspec.json.encode(decode(text, SliceList)), indent=1)
+
+
+def _claims(node: LiveNode) -> bytes | None:
+    """The claims that the kubelet tells of."""
+    if node.sources.kubelet is None or not (version := _dra_version(node)):
+        return None
+    claims = ClaimList(items=[])
+    for name in sorted({claimed.claim for claimed in node.sources.kubelet.claimed}):
+        namespace, _, claim = name.partition("/")
+        path = f"{GROUP}/{version}/namespaces/{namespace}/resourceclaims/{claim}"
+        found = decode(_fetch(node.config, path, {}), ClaimObject)
+        found.metadata = _public(found.metadata)
+        claims.items = [*(claims.items or ()), found]
+    return msgspec.json.format(msgspec.json.encode(claims), indent=1)
+
+
+def _dra_version(node: LiveNode) -> str:
+    """The version of resource.k8s.io that the DRA source reads; empty where it reads none."""
+    source, asked, kubelet = node.sources.dra, node.sources.asked.dra, node.sources.kubelet
+    if source is None or asked is None or kubelet is None or not kubelet.claimed:
+        return ""
+    _asked(asked)
+    return source.version
 
 
 def _fetch(config: Config, path: str, query: dict[str, str]) -> bytes:

@@ -24,6 +24,7 @@ from gpucost.sources.recorded import (
     NVML,
     OFFERED,
     PODS,
+    SLICES,
     Frame,
     RecordedNode,
     RecordingError,
@@ -134,6 +135,7 @@ class _Play:
             dcgm=Direct("dcgm", recorded.dcgm) if self._has(DCGM) else None,
             kubelet=Direct("kubelet", recorded.kubelet) if self._has(HOLDINGS) else None,
             kubernetes=Direct("kubernetes", recorded.kubernetes) if self._has(PODS, NODE) else None,
+            dra=Direct("dra", recorded.dra) if self._has(SLICES) else None,
             in_kubernetes=self._has(HOLDINGS, OFFERED, PODS, NODE),
         )
 

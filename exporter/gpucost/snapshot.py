@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpucost.attribution import DeviceIndex
+from gpucost.claims import resolved
 from gpucost.merge import merge_devices
 from gpucost.model import (
     Device,
@@ -28,7 +29,7 @@ from gpucost.model import (
     UnitReading,
     unit_of,
 )
-from gpucost.sources.base import ClusterRead, DeviceRead, HoldingsRead
+from gpucost.sources.base import ClusterRead, DeviceRead, DraRead, HoldingsRead
 from gpucost.waste import readings_by_unit
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Sources(Struct, frozen=True):
     dcgm: Asked[DeviceRead | None] | None = None
     kubelet: Asked[HoldingsRead] | None = None
     kubernetes: Asked[ClusterRead] | None = None
+    dra: Asked[DraRead] | None = None
     in_kubernetes: bool = True
 
 
@@ -85,6 +87,8 @@ class Gatherer:
         self._seen_signals: dict[str, tuple[Device, list[Signal | None]]] = {}
         self._finished: tuple[object, frozenset[tuple[str, str]]] = (None, frozenset())
         self._changes: dict[UnitId, tuple[float, Problem]] = {}
+        self._dra: DraRead | None = None
+        self._resolved: tuple[tuple[object, ...], Holdings, tuple[Problem, ...]] | None = None
 
     def reconfigure(self, sources: Sources, node: Node, keep_holders_seconds: float) -> None:
         """Go on with these sources and settings, remembering what was known."""
@@ -118,6 +122,10 @@ class Gatherer:
         pods = None if cluster is None else cluster.pods
         gpus = self._devices(nvml, dcgm)
         holdings = self._holders(kubelet, dcgm, pods, gpus, clock_seconds)
+        if holdings is not None:
+            holdings = self._living(holdings, pods)
+            if holdings.claimed:
+                holdings = self._with_claims(holdings, pods, gpus, wall_time)
         self._watch_signals(gpus, clock_seconds)
         if cluster is not None and cluster.node is not None:
             self._shown_node = cluster.node
@@ -127,7 +135,7 @@ class Gatherer:
             node=self._node if node is None else self._complete(node),
             node_known=node is not None,
             gpus=gpus,
-            holdings=None if holdings is None else self._living(holdings, pods),
+            holdings=holdings,
             pods=pods,
             sources=tuple(self._statuses),
             problems=tuple(self._problems),
@@ -215,6 +223,36 @@ class Gatherer:
         finished = self._finished[1]
         return _keep(holdings, lambda key: key not in finished) if finished else holdings
 
+    def _with_claims(
+        self,
+        holdings: Holdings,
+        pods: Mapping[tuple[str, str], Pod] | None,
+        gpus: Sequence[GpuReading],
+        wall_time: float,
+    ) -> Holdings:
+        """With what is held through DRA claims, as it was while nothing of it changed."""
+        dra = self._dra
+        if (source := self.sources.dra) is not None:
+            source.ask()  # only now: the kubelet has said which claims there are
+            if (read := self._answer(source, wall_time)) is not None:
+                self._problems += read.problems
+                dra = self._dra = read
+        devices = tuple(gpu.device for gpu in gpus)
+        before = self._resolved
+        if (
+            before is None
+            or before[0][0] != holdings
+            or before[0][1] is not dra
+            or before[0][2] is not pods
+            or before[0][3] != devices
+        ):
+            before = self._resolved = (
+                (holdings, dra, pods, devices),
+                *resolved(holdings, dra, devices, pods),
+            )
+        self._problems += before[2]
+        return before[1]
+
     def _watch_signals(self, gpus: tuple[GpuReading, ...], clock_seconds: float) -> None:
         """Note a unit whose activity now comes from another signal: its dollars may shift."""
         for gpu in gpus:
@@ -292,7 +330,10 @@ def _still_shown(holdings: Holdings, pods: Mapping[tuple[str, str], Pod] | None)
 
 def _keep(holdings: Holdings, wanted: Callable[[tuple[str, str]], bool]) -> Holdings:
     kept = tuple(h for h in holdings.holdings if wanted((h.holder.namespace, h.holder.pod)))
-    return holdings if len(kept) == len(holdings.holdings) else replace(holdings, holdings=kept)
+    claimed = tuple(c for c in holdings.claimed if wanted((c.holder.namespace, c.holder.pod)))
+    if len(kept) == len(holdings.holdings) and len(claimed) == len(holdings.claimed):
+        return holdings
+    return replace(holdings, holdings=kept, claimed=claimed)
 
 
 def _signal_changed(unit: UnitId, before: Signal, after: Signal) -> Problem:

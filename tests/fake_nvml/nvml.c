@@ -775,6 +775,28 @@ Return nvmlDeviceGetComputeInstanceId(Handle device, unsigned *ci)
     return OK;
 }
 
+Return nvmlDeviceGetGpuInstanceById(Handle device, unsigned gi, Handle *out)
+{
+    ENTER_DEVICE(device)
+    NEED_WHOLE
+    for (int k = 0; k < MAX_MIG; k++)
+        if (t.gpu->mig[k].present && t.gpu->mig[k].gi == gi) {
+            *out = handle_of(t.index, &t.gpu->mig[k]);
+            return OK;
+        }
+    return NOT_FOUND;
+}
+
+typedef struct { Handle device; unsigned id, profile, start, size; } InstanceInfo;
+
+Return nvmlGpuInstanceGetInfo(Handle instance, InstanceInfo *out)
+{
+    ENTER_DEVICE(instance)
+    NEED(t.mig && t.mig->placement >= 0)
+    *out = (InstanceInfo){handle_of(t.index, NULL), t.mig->gi, 0, (unsigned)t.mig->placement, 1};
+    return OK;
+}
+
 typedef struct {
     unsigned sms, copy, decoders, encoders, jpegs, ofas, gi_slices, ci_slices;
     u64 memory_mb;

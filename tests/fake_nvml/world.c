@@ -131,6 +131,7 @@ static void gpu_line(Gpu *g, const char *what, const char *line, const char *res
         i->ci_slices = (unsigned)number(line, "ci_slices", 1);
         i->gi_slices = (unsigned)number(line, "gi_slices", 1);
         i->sms = (unsigned)number(line, "sms", 16);
+        i->placement = (int)number(line, "placement", -1);
         word(line, "uuid", i->uuid, sizeof i->uuid);
         word(line, "profile", i->profile, sizeof i->profile);
         i->memory = memory(line);

@@ -20,6 +20,7 @@ typedef struct { bool known; u64 total, reserved, used; } Memory;
 typedef struct {
     bool present;
     unsigned slot, gi, ci, ci_slices, gi_slices, sms;
+    int placement; /* -1: not told */
     u64 key; /* what its handle carries: changes whenever the instance does */
     char uuid[96], profile[32];
     Memory memory;

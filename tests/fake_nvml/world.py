@@ -57,7 +57,10 @@ class Process:
 
 @dataclass
 class Instance:
-    """A MIG device; an empty `profile` is one whose name the driver does not give."""
+    """A MIG device; an empty `profile` is one whose name the driver does not give.
+
+    `placement` is the memory slice at which its GPU instance begins.
+    """
 
     gi: int
     ci: int
@@ -68,6 +71,7 @@ class Instance:
     uuid: str
     used_bytes: int = 0
     gpm: Gpm | None = None
+    placement: int | None = None
 
 
 @dataclass
@@ -203,6 +207,7 @@ def _mig(slot: int, part: Instance) -> tuple[str, str]:
         ci_slices=part.ci_slices,
         total=part.memory_bytes,
         used=part.used_bytes,
+        placement=part.placement,
         uuid=part.uuid,
         profile=part.profile,
     )

@@ -91,7 +91,7 @@ def test_dollars_flow_where_gpus_have_prices_and_holders_are_known(
         ("dcgm-readme-sentinel", "warn", "node", "unknown", "Set them under `node:`"),
         ("time-slicing-replicas", "warn", "attribution", "shared_unmeasured: ", "hostPID"),
         ("holder-of-unknown-device", "warn", "attribution", "unknown_device: ", "sees every GPU"),
-        ("dra-claims", "warn", "kubelet", "dra_unsupported: ", "nvidia.com/gpu"),
+        ("dra-without-slices", "warn", "dra", "unknown_device: ", "resourceslices"),
         ("bad-config-later", "warn", "config", "prices.table[0].gpu_usd_per_hour", "Mend"),
     ],
 )

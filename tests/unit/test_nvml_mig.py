@@ -53,6 +53,21 @@ def test_instances_have_ids_profile_slices_memory_and_uuid(
     assert read.instances[0].memory_used_bytes == 5 * GIB
 
 
+def test_an_instance_has_the_place_where_it_begins_if_the_driver_tells(
+    world: MakeWorld, nvml: NvmlSource
+) -> None:
+    gpu = h100(mig=("3g.40gb", "1g.10gb"))
+    assert gpu.mig is not None
+    gpu.mig[0].placement = 4
+    machine = world(gpu)
+    assert [m.placement for m in read_one(nvml).device.mig or ()] == [4, None]
+    gpu.partition(("1g.10gb",))
+    gpu.mig[0].placement = 2
+    machine.fail("nvmlDeviceGetGpuInstanceById", 4)
+    assert [m.placement for m in read_one(nvml).device.mig or ()] == [None]
+    assert nvml.read().problems == ()
+
+
 def test_mig_off_is_none_and_mig_on_without_instances_is_empty(
     world: MakeWorld, nvml: NvmlSource
 ) -> None:

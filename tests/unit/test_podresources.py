@@ -17,7 +17,7 @@ import grpc
 import pytest
 
 from gpucost.config import Kubelet
-from gpucost.model import Holder, Holding
+from gpucost.model import Claimed, Holder, Holding
 from gpucost.sources.base import SourceError
 from gpucost.sources.gpu_resources import is_gpu_resource
 from gpucost.sources.podresources import (
@@ -366,7 +366,7 @@ class TestParsing:
         assert found.offered is not None
         assert len(found.offered) == 3
 
-    def test_a_dra_claim_listed_four_times_is_one_unresolved_device(self) -> None:
+    def test_a_dra_claim_listed_four_times_is_one_device_of_each_of_its_pods(self) -> None:
         """As seen on Kubernetes 1.36: two pods share a claim, each listed twice."""
         claim = DynamicResource(
             claim_name="one",
@@ -394,8 +394,28 @@ class TestParsing:
             for name in ("a", "b")
         ]
         read = parse_holdings(ListPodResourcesResponse(pod_resources=pods), None)
-        assert read.holdings.unresolved == 1
-        assert [problem.kind for problem in read.problems] == ["dra_unsupported"]
+        assert read.holdings.claimed == tuple(
+            Claimed(Holder("ml", name, "main"), "ml/one", "node-1", "gpu-0") for name in ("a", "b")
+        )
+        assert (read.holdings.holdings, read.problems) == ((), ())
+
+    def test_an_answer_of_many_megabytes_of_repetition_is_still_one_device(self) -> None:
+        """kubernetes/kubernetes: every failed prepare lists the claim's devices once more."""
+        device = ClaimResource(
+            cdi_devices=[CDIDevice(name="k8s.gpu.nvidia.com/claim=" + "x" * 60)] * 8,
+            driver_name="gpu.nvidia.com",
+            pool_name="node-1",
+            device_name="gpu-0",
+        )
+        claim = DynamicResource(
+            claim_name="one", claim_namespace="ml", claim_resources=[device] * 10_000
+        )
+        container = ContainerResources(name="main", dynamic_resources=[claim])
+        pod = PodResources(name="a", namespace="ml", containers=[container])
+        answer = ListPodResourcesResponse(pod_resources=[pod]).SerializeToString()
+        assert len(answer) > 4 << 20
+        read = parse_holdings(ListPodResourcesResponse.FromString(answer), None)
+        assert len(read.holdings.claimed) == 1
 
     def test_any_order_gives_equal_holdings(self) -> None:
         pods = [holding(f"p{n}", f"{A}::{n}") for n in range(20)]

@@ -9,7 +9,15 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gpucost.model import GpuReading, Holdings, Node, Pod, Problem
+    from gpucost.model import (
+        Claimable,
+        ClaimResult,
+        GpuReading,
+        Holdings,
+        Node,
+        Pod,
+        Problem,
+    )
 
 
 class SourceError(Exception):
@@ -49,4 +57,16 @@ class ClusterRead(Struct, frozen=True):
     node: Node | None = None
     pods: Mapping[tuple[str, str], Pod] | None = None
     dcgm_url: str | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+class DraRead(Struct, frozen=True):
+    """What Kubernetes says of this node's DRA devices.
+
+    `devices` are those of NVIDIA's driver by pool and name, `claims` the results of those claims
+    that were asked for, by `<namespace>/<name>`; one that could not be read is not there.
+    """
+
+    devices: Mapping[tuple[str, str], Claimable]
+    claims: Mapping[str, tuple[ClaimResult, ...]]
     problems: tuple[Problem, ...] = ()

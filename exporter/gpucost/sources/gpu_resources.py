@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+DRA_DRIVER = "gpu.nvidia.com"
+"""NVIDIA's DRA driver for GPUs and MIG devices."""
+
 GPU_RESOURCE = "nvidia.com/gpu"
 GPU_RESOURCE_PREFIXES = ("nvidia.com/gpu.", "nvidia.com/gpu-", "nvidia.com/mig-")
 """`gpu.shared` and `mig-<profile>[.shared]` are NVIDIA's device plugin's own names; `gpu-` and

@@ -170,7 +170,7 @@ class KubeApi:
         finally:
             response.close()
         said = f"GET {path}: the API server answered {status}: {message}"
-        resource = path.rpartition("/")[2]
+        group, resource = _named_in(path)
         if status == 401:  # noqa: PLR2004 - Unauthorized
             self.close()
             return SourceError(
@@ -180,12 +180,27 @@ class KubeApi:
             return SourceError(
                 "forbidden",
                 said,
-                f"Let the service account list and watch {resource} (a ClusterRole: apiGroups"
-                f' [""], resources [{resource}], verbs [list, watch]).',
+                f"Let the service account get, list and watch {resource} (a ClusterRole: apiGroups"
+                f' ["{group}"], resources [{resource}], verbs [get, list, watch]).',
             )
+        if status == 404:  # noqa: PLR2004 - Not Found
+            return SourceError("not_found", said)
         if status == 410:  # noqa: PLR2004 - Gone
             return SourceError("gone", said)
         return SourceError("failed", said, "Look at the API server's log and load.")
+
+
+def _named_in(path: str) -> tuple[str, str]:
+    """The API group and the resource that a path names.
+
+    It is like /api/v1/pods or /apis/<group>/<version>/namespaces/<namespace>/<resource>/<name>.
+    """
+    parts = path.strip("/").split("/")
+    group = parts[1] if parts[0] == "apis" and len(parts) > 1 else ""
+    rest = parts[3 if group else 2 :]
+    if rest[:1] == ["namespaces"] and len(rest) > 2:  # noqa: PLR2004 - within one
+        rest = rest[2:]
+    return group, rest[0] if rest else parts[-1]
 
 
 def in_kubernetes() -> bool:

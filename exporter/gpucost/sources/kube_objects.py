@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from gpucost.model import ContainerStatus, Node, Pod
+from gpucost.model import ContainerClaim, ContainerStatus, Node, Pod
 from gpucost.sources.base import SourceError
 from gpucost.sources.gpu_resources import is_gpu_resource
 from gpucost.sources.node_labels import (
@@ -54,21 +54,21 @@ _Strings = dict[str, str] | None
 _Moment = Annotated[datetime, Meta(tz=True)]
 
 
-class _Wire(Struct, rename="camel"):
+class Wire(Struct, rename="camel"):
     """An object of the API, as far as it is used."""
 
 
-class _Present(_Wire):
+class _Present(Wire):
     """An object of which only its being there counts."""
 
 
-class _OwnerReference(_Wire):
+class _OwnerReference(Wire):
     kind: str = ""
     name: str = ""
     controller: bool | None = None
 
 
-class ObjectMeta(_Wire):
+class ObjectMeta(Wire):
     """metadata."""
 
     name: str = ""
@@ -82,13 +82,18 @@ class ObjectMeta(_Wire):
     owner_references: list[_OwnerReference] | None = None
 
 
-class _Resources(_Wire):
+class _ClaimUse(Wire):
+    name: str = ""
+    request: str | None = None
+
+
+class _Resources(Wire):
     limits: dict[str, str | float | None] | None = None
     requests: dict[str, str | float | None] | None = None
-    claims: list[_Present] | None = None
+    claims: list[_ClaimUse] | None = None
 
 
-class _Container(_Wire):
+class _Container(Wire):
     name: str = ""
     resources: _Resources | None = None
     readiness_probe: _Present | None = None
@@ -100,28 +105,51 @@ class _Container(_Wire):
         return self.restart_policy == "Always"
 
 
-class _PodSpec(_Wire):
+class _PodClaim(Wire):
+    """In a pod's spec, and in its status where the claim was made for it."""
+
+    name: str = ""
+    resource_claim_name: str | None = None
+
+
+class _RequestMapping(Wire):
+    container_name: str = ""
+    request_name: str = ""
+
+
+class _ExtendedClaim(Wire):
+    """The claim that the scheduler makes for a pod that asks for nvidia.com/gpu.
+
+    Where a DRA driver serves that resource (DRAExtendedResource, KEP-5004).
+    """
+
+    resource_claim_name: str = ""
+    request_mappings: list[_RequestMapping] | None = None
+
+
+class _PodSpec(Wire):
+    resource_claims: list[_PodClaim] | None = None
     node_name: str | None = None
     containers: list[_Container] | None = None
     init_containers: list[_Container] | None = None
     readiness_gates: list[_Present] | None = None
 
 
-class _Waiting(_Wire):
+class _Waiting(Wire):
     reason: str | None = None
 
 
-class _Terminated(_Wire):
+class _Terminated(Wire):
     exit_code: int | None = None
 
 
-class _ContainerState(_Wire):
+class _ContainerState(Wire):
     running: _Present | None = None
     waiting: _Waiting | None = None
     terminated: _Terminated | None = None
 
 
-class _ContainerStatus(_Wire):
+class _ContainerStatus(Wire):
     name: str = ""
     restart_count: int | None = None
     state: _ContainerState | None = None
@@ -129,13 +157,15 @@ class _ContainerStatus(_Wire):
     container_id: str | None = msgspec.field(name="containerID", default=None)
 
 
-class _Condition(_Wire):
+class _Condition(Wire):
     type: str = ""
     status: str = ""
     last_transition_time: _Moment | None = None
 
 
-class _PodStatus(_Wire):
+class _PodStatus(Wire):
+    resource_claim_statuses: list[_PodClaim] | None = None
+    extended_resource_claim_status: _ExtendedClaim | None = None
     phase: str | None = None
     conditions: list[_Condition] | None = None
     start_time: _Moment | None = None
@@ -144,7 +174,7 @@ class _PodStatus(_Wire):
     pod_ip: str | None = msgspec.field(name="podIP", default=None)
 
 
-class PodObject(_Wire):
+class PodObject(Wire):
     """A v1 Pod."""
 
     metadata: ObjectMeta
@@ -152,38 +182,38 @@ class PodObject(_Wire):
     status: _PodStatus | None = None
 
 
-class _NodeSpec(_Wire):
+class _NodeSpec(Wire):
     provider_id: str | None = msgspec.field(name="providerID", default=None)
 
 
-class NodeObject(_Wire):
+class NodeObject(Wire):
     """A v1 Node."""
 
     metadata: ObjectMeta
     spec: _NodeSpec | None = None
 
 
-class ListMeta(_Wire):
+class ListMeta(Wire):
     """metadata of a list."""
 
     resource_version: str | None = None
 
 
-class PodList(_Wire):
+class PodList(Wire):
     """A v1 PodList, or kubectl's List."""
 
     items: list[PodObject] | None
     metadata: ListMeta | None = None
 
 
-class NodeList(_Wire):
+class NodeList(Wire):
     """A v1 NodeList, or kubectl's List."""
 
     items: list[NodeObject] | None
     metadata: ListMeta | None = None
 
 
-_T = TypeVar("_T", bound=_Wire)
+_T = TypeVar("_T", bound=Wire)
 
 JsonText = str | bytes | bytearray | msgspec.Raw
 Document = JsonText | Mapping[str, object]
@@ -279,6 +309,7 @@ def pod_of(found: PodObject, settings: Kubernetes, resource_names: Collection[st
         ),
         labels=_published(labels, settings.published_labels),
         annotations=_published(annotations, settings.published_annotations),
+        claims=_claims(meta.namespace or "default", spec, status),
         cgroup_uid=annotations.get(CONFIG_HASH, "") if MIRROR in annotations else "",
     )
 
@@ -380,6 +411,29 @@ def _asks_for_gpu(container: _Container, resource_names: Collection[str]) -> boo
         is_gpu_resource(name, resource_names) and quantity not in (None, 0, "0")
         for name, quantity in asked.items()
     )
+
+
+def _claims(namespace: str, spec: _PodSpec, status: _PodStatus) -> tuple[ContainerClaim, ...]:
+    """What each container takes of which claim; a claim's name in the pod is not its own."""
+    names = {
+        claim.name: f"{namespace}/{claim.resource_claim_name}"
+        for claim in (*(spec.resource_claims or ()), *(status.resource_claim_statuses or ()))
+        if claim.resource_claim_name
+    }
+    stated = [
+        ContainerClaim(container.name, names[use.name], use.request or "")
+        for container in (*(spec.init_containers or ()), *(spec.containers or ()))
+        if container.resources is not None
+        for use in container.resources.claims or ()
+        if use.name in names
+    ]
+    if (extended := status.extended_resource_claim_status) is not None:
+        claim = f"{namespace}/{extended.resource_claim_name}"
+        stated += [
+            ContainerClaim(mapping.container_name, claim, mapping.request_name)
+            for mapping in extended.request_mappings or ()
+        ]
+    return tuple(stated)
 
 
 def _published(values: Mapping[str, str], patterns: Iterable[str]) -> dict[str, str]:

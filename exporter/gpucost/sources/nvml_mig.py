@@ -93,6 +93,8 @@ class Partition:
         self._calls = calls
         self._gpu = gpu
         self._probe = _Probe(None, f"a MIG instance of {gpu.label}")
+        # Not needed but for DRA: a driver that does not tell is no Problem.
+        self._placements = Unit(None, f"the placements of {gpu.label}")
         self._slots: int | None = None
         self._by_slot: list[Instance | None] = []
         self._identify_by = tuple(map(calls.find, _IDENTITY))
@@ -182,7 +184,16 @@ class Partition:
                 gpu_bytes,
             )
         slices = slices or parse_compute_slices(profile or "") or 1
-        return MigInstance(gi, ci, profile or "unknown", slices, memory_bytes, uuid)
+        return MigInstance(
+            gi, ci, profile or "unknown", slices, memory_bytes, uuid, self._placement_of(gi)
+        )
+
+    def _placement_of(self, gi: int) -> int | None:
+        """The memory slice at which a GPU instance begins (nvmlGpuInstancePlacement_t)."""
+        ask, unit = self._calls.ask, self._placements
+        instance = ask(unit, "nvmlDeviceGetGpuInstanceById", self._gpu.handle, gi)
+        info = None if instance is None else ask(unit, "nvmlGpuInstanceGetInfo", instance)
+        return None if info is None else int(info.placement.start)
 
 
 def whole_slices(calls: NvmlCalls, gpu: Unit, model: str) -> int:

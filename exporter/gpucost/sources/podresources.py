@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 from google.protobuf.message import DecodeError, Message
 
-from gpucost.model import Holder, Holding, Holdings, Problem
+from gpucost.model import Claimed, Holder, Holding, Holdings, Problem
 from gpucost.sources.base import HoldingsRead, SourceError
-from gpucost.sources.gpu_resources import is_gpu_resource
+from gpucost.sources.gpu_resources import DRA_DRIVER, is_gpu_resource
 from gpucost.sources.kubelet_channel import KubeletChannel, UnimplementedError
 from gpucost.sources.proto.podresources_v1_pb2 import (
     AllocatableResourcesResponse,
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from gpucost.sources.proto.podresources_v1_pb2 import ContainerDevices
 
 NAME = "kubelet"
-
-DRA_DRIVER = "gpu.nvidia.com"
-"""NVIDIA's DRA driver for GPUs and MIG devices."""
 
 ALLOCATABLE_SECONDS = 60.0
 """How old the list of allocatable devices may be while the holders stay the same."""
@@ -76,6 +73,12 @@ class PodResourcesSource:
         if self._last is not None and pods and pods == before and not self._is_due():
             return self._last
         return self._remember(deadline)
+
+    @property
+    def claimed(self) -> tuple[Claimed, ...]:
+        """What is held through DRA claims by the last answer; the same object while it is."""
+        last = self._last
+        return () if last is None else last.holdings.claimed
 
     def raw(self) -> tuple[ListPodResourcesResponse, AllocatableResourcesResponse | None]:
         """The last answers as messages, for `record`. Raises SourceError (malformed)."""
@@ -190,29 +193,17 @@ def parse_holdings(
 ) -> HoldingsRead:
     """Who holds what, and what can be held (None without `allocatable`).
 
-    Sorted and without repetition: the kubelet lists in random order, and a device on two NUMA
-    nodes twice. DRA claims are only counted, each device once however many pods share it, and
-    are a Problem.
+    Sorted and without repetition: the kubelet lists in random order, a device on two NUMA nodes
+    twice, and a claim's device once for each time it was prepared.
     """
-    unresolved = _count_dra_devices(listed)
-    problems = (
-        Problem(
-            NAME,
-            "dra_unsupported",
-            f"{unresolved} devices are held through DRA claims of {DRA_DRIVER}, whose holders"
-            " cannot be named yet",
-            "Their time is published as unattributed. Ask for nvidia.com/gpu to see the holders.",
-        ),
-    )
     return HoldingsRead(
         Holdings(
             holdings=_holdings_of(listed, resource_names),
             offered=None
             if allocatable is None
             else tuple(sorted({i for _, i in _gpu_ids(allocatable.devices, resource_names)})),
-            unresolved=unresolved,
-        ),
-        problems if unresolved else (),
+            claimed=_claimed_in(listed),
+        )
     )
 
 
@@ -246,17 +237,25 @@ def _gpu_ids(
                 yield resource, device_id
 
 
-def _count_dra_devices(listed: ListPodResourcesResponse) -> int:
-    """Distinct devices in DRA claims; the kubelet repeats them per pod and per prepare."""
-    return len(
-        {
-            (claimed.pool_name, claimed.device_name)
-            for pod in listed.pod_resources
-            for container in pod.containers
-            for claim in container.dynamic_resources
-            for claimed in claim.claim_resources
-            if claimed.driver_name == DRA_DRIVER
-        }
+def _claimed_in(listed: ListPodResourcesResponse) -> tuple[Claimed, ...]:
+    """What containers hold through claims of NVIDIA's driver, each device once a container."""
+    found = {
+        (
+            (pod.namespace, pod.name, container.name),
+            f"{claim.claim_namespace}/{claim.claim_name}",
+            claimed.pool_name,
+            claimed.device_name,
+            claimed.share_id,
+        )
+        for pod in listed.pod_resources
+        for container in pod.containers
+        for claim in container.dynamic_resources
+        for claimed in claim.claim_resources
+        if claimed.driver_name == DRA_DRIVER
+    }
+    return tuple(
+        Claimed(Holder(*holder), claim, pool, device, share_id)
+        for holder, claim, pool, device, share_id in sorted(found)
     )
 
 

@@ -15,8 +15,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from gpucost.model import GpuReading, Problem  # noqa: TC001 - msgspec decodes them
-from gpucost.sources.base import ClusterRead, DeviceRead, HoldingsRead, SourceError
+from gpucost.sources.base import ClusterRead, DeviceRead, DraRead, HoldingsRead, SourceError
 from gpucost.sources.dcgm import parse_dcgm
+from gpucost.sources.dra_objects import ClaimList, SliceList, devices_of, results_by_claim
 from gpucost.sources.kube_objects import PodList, decode, parse_node, parse_pod_list
 from gpucost.sources.podresources import (
     parse_allocatable_json,
@@ -37,7 +38,9 @@ HOLDINGS = "podresources.json"
 OFFERED = "allocatable.json"
 PODS = "pods.json"
 NODE = "node.json"
-FILES = (CONFIG, NVML, DCGM, HOLDINGS, OFFERED, PODS, NODE)
+SLICES = "resourceslices.json"
+CLAIMS = "resourceclaims.json"
+FILES = (CONFIG, NVML, DCGM, HOLDINGS, OFFERED, PODS, NODE, SLICES, CLAIMS)
 
 MAX_FILE_BYTES = 64 << 20
 MAX_SECONDS = 366 * 86_400.0
@@ -265,6 +268,17 @@ class RecordedNode:
     def kubernetes(self) -> ClusterRead:
         """Read pods.json and node.json. Raises SourceError."""
         return self._once("kubernetes", (PODS, NODE), self._cluster)
+
+    def dra(self) -> DraRead:
+        """Read resourceslices.json and resourceclaims.json. Raises SourceError."""
+
+        def parse() -> DraRead:
+            files = self.frame.files
+            slices = decode(files[SLICES], SliceList).items or ()
+            claims = decode(files[CLAIMS], ClaimList).items or () if CLAIMS in files else ()
+            return DraRead(devices_of(slices, self._node_name), results_by_claim(claims))
+
+        return self._once("dra", (SLICES, CLAIMS), parse)
 
     def _cluster(self) -> ClusterRead:
         files = self.frame.files

@@ -1,0 +1,139 @@
+"""What DRA claims hold, in device ids: pure.
+
+The kubelet names a claim's devices by pool and name. The driver's ResourceSlices say which GPU or
+MIG device that is, the claim what of it a container asked for, and whether it holds it at all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from gpucost.model import Holding, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from gpucost.model import Claimable, Claimed, Device, Holdings, MigInstance, Pod
+    from gpucost.sources.base import DraRead
+
+_SHOWN = 4
+
+_REMEDY = (
+    "Free devices count as unattributed until this is mended. Let the service account list and"
+    " watch resourceslices and get resourceclaims (resource.k8s.io), and see that the driver's pod"
+    " on this node runs."
+)
+
+
+def resolved(
+    holdings: Holdings,
+    dra: DraRead | None,
+    devices: Sequence[Device],
+    pods: Mapping[tuple[str, str], Pod] | None,
+) -> tuple[Holdings, tuple[Problem, ...]]:
+    """The holdings with what is held through claims among them, and what could not be placed.
+
+    `dra` is None where Kubernetes cannot be asked.
+    """
+    found: dict[Holding, None] = {}
+    strangers: list[Claimed] = []
+    for claimed in holdings.claimed:
+        if dra is not None and not _holds(claimed, dra, pods):
+            continue
+        offered = None if dra is None else dra.devices.get((claimed.pool, claimed.device))
+        device_id = None if offered is None else _device_id(offered, devices)
+        if device_id is None:
+            strangers.append(claimed)
+            continue
+        grant = f"{claimed.claim}#{claimed.share_id}" if claimed.share_id else claimed.claim
+        shareable = bool(claimed.share_id)
+        found[Holding(claimed.holder, "", device_id, grant, shareable)] = None
+    unresolved = len({(claimed.pool, claimed.device) for claimed in strangers})
+    return (
+        replace(
+            holdings,
+            holdings=(*holdings.holdings, *found),
+            unresolved=holdings.unresolved + unresolved,
+            claimed=(),
+        ),
+        (_problem(strangers),) if strangers else (),
+    )
+
+
+def _holds(claimed: Claimed, dra: DraRead, pods: Mapping[tuple[str, str], Pod] | None) -> bool:
+    """Whether a container really holds a device of its claim.
+
+    The kubelet lists every device of the claim for every container that uses it, though one may
+    have asked for one request alone, and also those of an admin's claim, which looks after
+    devices that others hold. What is not known of a claim does not take the device away.
+    """
+    results = [
+        result
+        for result in dra.claims.get(claimed.claim, ())
+        if (result.pool, result.device) == (claimed.pool, claimed.device)
+        and claimed.share_id in ("", result.share_id)
+    ]
+    if not results:
+        return True
+    wanted = _requests(claimed, pods)
+    return any(
+        not result.admin
+        and (not wanted or result.request in wanted or result.request.split("/")[0] in wanted)
+        for result in results
+    )
+
+
+def _requests(claimed: Claimed, pods: Mapping[tuple[str, str], Pod] | None) -> set[str]:
+    """The requests that a container names; empty where it takes them all."""
+    holder = claimed.holder
+    pod = (pods or {}).get((holder.namespace, holder.pod))
+    uses = [
+        use.request
+        for use in (pod.claims if pod is not None else ())
+        if (use.container, use.claim) == (holder.container, claimed.claim)
+    ]
+    return set() if "" in uses else set(uses)
+
+
+def _device_id(offered: Claimable, devices: Sequence[Device]) -> str | None:
+    """The device as attribution names it; None where it is not (yet) to be seen."""
+    if offered.uuid:
+        return offered.uuid
+    for device in devices:
+        if offered.parent_uuid and device.uuid.casefold() == offered.parent_uuid.casefold():
+            alike = [it for it in device.mig or () if _is(it, offered)]
+            if len(alike) == 1:
+                return f"MIG-{device.uuid}/{alike[0].gi}/{alike[0].ci}"
+    return None
+
+
+def _is(instance: MigInstance, offered: Claimable) -> bool:
+    """Whether a MIG instance is the one that the driver made for a claim.
+
+    Where a driver does not tell placements, the only one of its profile is.
+    """
+    if instance.profile != offered.profile:
+        return False
+    return None in (instance.placement, offered.placement) or (
+        instance.placement == offered.placement
+    )
+
+
+def _problem(strangers: Sequence[Claimed]) -> Problem:
+    said = sorted(
+        {
+            f"{it.pool}/{it.device} by {it.holder.namespace}/{it.holder.pod} (claim {it.claim})"
+            for it in strangers
+        }
+    )
+    more = len(said) - _SHOWN
+    return Problem(
+        source="dra",
+        kind="unknown_device",
+        message="Held through DRA claims, and not known is which GPU that is: "
+        + ", ".join(said[:_SHOWN])
+        + (f" and {more} more" if more > 0 else ""),
+        remedy=_REMEDY,
+    )

@@ -1,0 +1,114 @@
+"""What DRA claims hold: joined to devices, without those that hold nothing."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from gpucost.claims import resolved
+from gpucost.model import (
+    Claimable,
+    Claimed,
+    ClaimResult,
+    ContainerClaim,
+    Device,
+    Holder,
+    Holding,
+    Holdings,
+    MigInstance,
+)
+from gpucost.sources.base import DraRead
+from stage import H100, pod
+
+ADA = Holder("research", "ada", "main")
+BOB = Holder("research", "bob", "main")
+GPU = Device("GPU-a", H100)
+ONE = Claimed(ADA, "research/one", "node-1", "gpu-0")
+OFFER = {("node-1", "gpu-0"): Claimable("gpu", "GPU-a")}
+
+
+def names(holdings: Holdings) -> list[tuple[str, str, str]]:
+    return [(it.holder.pod, it.device_id, it.claim) for it in holdings.holdings]
+
+
+def test_a_claims_device_is_held_by_its_uuid_beside_what_the_plugin_gave() -> None:
+    plugin = Holding(BOB, "nvidia.com/gpu", "GPU-b")
+    holdings, problems = resolved(
+        Holdings((plugin,), claimed=(ONE,)), DraRead(OFFER, {}), (GPU,), None
+    )
+    assert names(holdings) == [("bob", "GPU-b", ""), ("ada", "GPU-a", "research/one")]
+    assert (holdings.unresolved, holdings.claimed, problems) == (0, (), ())
+
+
+def test_a_device_that_no_slice_shows_is_unresolved_once_and_named_with_its_pods() -> None:
+    both = (ONE, replace(ONE, holder=BOB))
+    for dra in (None, DraRead({}, {})):
+        holdings, (problem,) = resolved(Holdings(claimed=both), dra, (GPU,), None)
+        assert (holdings.unresolved, holdings.holdings) == (1, ())
+        assert "node-1/gpu-0 by research/ada (claim research/one)" in problem.message
+        assert "resourceslices" in problem.remedy
+
+
+def test_many_unknown_devices_make_one_problem_of_bounded_length() -> None:
+    many = tuple(replace(ONE, device=f"gpu-{n:03}") for n in range(300))
+    holdings, (problem,) = resolved(Holdings(claimed=many), None, (GPU,), None)
+    assert holdings.unresolved == 300
+    assert "and 296 more" in problem.message
+    assert len(problem.message) < 500
+
+
+def test_an_admins_claim_holds_nothing() -> None:
+    admin = DraRead(OFFER, {"research/one": (ClaimResult("r", "node-1", "gpu-0", admin=True),)})
+    holdings, problems = resolved(Holdings(claimed=(ONE,)), admin, (GPU,), None)
+    assert (names(holdings), holdings.unresolved, problems) == ([], 0, ())
+
+
+def test_a_container_that_names_requests_holds_their_devices_only() -> None:
+    offer = {("node-1", f"gpu-{n}"): Claimable("gpu", f"GPU-{n}") for n in (0, 1, 2)}
+    claim = tuple(
+        ClaimResult(request, "node-1", f"gpu-{n}") for n, request in enumerate(("a", "b/big", "c"))
+    )
+    dra = DraRead(offer, {"research/one": claim})
+    listed = Holdings(claimed=tuple(replace(ONE, device=f"gpu-{n}") for n in (0, 1, 2)))
+
+    def held(*requests: str) -> list[str]:
+        uses = tuple(ContainerClaim("main", "research/one", request) for request in requests)
+        other = ContainerClaim("other", "research/one", "a")
+        shown = {("research", "ada"): pod(ADA, claims=(*uses, other))}
+        return [device for _, device, _ in names(resolved(listed, dra, (), shown)[0])]
+
+    assert held("a") == ["GPU-0"]
+    assert held("b") == ["GPU-1"]
+    assert held("b/big", "c") == ["GPU-1", "GPU-2"]
+    assert held("") == ["GPU-0", "GPU-1", "GPU-2"]
+    assert held() == ["GPU-0", "GPU-1", "GPU-2"]
+
+
+def test_shares_of_a_device_are_grants_of_their_own() -> None:
+    listed = Holdings(claimed=(replace(ONE, share_id="s1"),))
+    (holding,) = resolved(listed, DraRead(OFFER, {}), (GPU,), None)[0].holdings
+    assert (holding.claim, holding.shareable) == ("research/one#s1", True)
+
+
+def test_a_dynamic_mig_device_is_found_by_parent_profile_and_placement() -> None:
+    parts = tuple(
+        MigInstance(gi, 0, profile, 1, uuid=f"MIG-{gi}", placement=placement)
+        for gi, profile, placement in ((7, "1g.10gb", 0), (8, "1g.10gb", 1), (3, "2g.20gb", 2))
+    )
+    device = replace(GPU, mig=parts)
+
+    def find(profile: str, placement: int | None, on: Device = device) -> list[str]:
+        offer = Claimable("mig", None, "gpu-A", profile, placement)
+        dra = DraRead({("node-1", "gpu-0"): offer}, {})
+        found, problems = resolved(Holdings(claimed=(ONE,)), dra, (on,), None)
+        assert bool(problems) is not bool(found.holdings)
+        return [device for _, device, _ in names(found)]
+
+    assert find("1g.10gb", 1) == ["MIG-GPU-a/8/0"]
+    assert find("2g.20gb", 2) == ["MIG-GPU-a/3/0"]
+    assert find("2g.20gb", 4) == []
+    assert find("1g.20gb", 0) == []
+    # Where a placement is not told, the only one of its profile is it, and of two neither.
+    blind = replace(device, mig=tuple(replace(it, placement=None) for it in parts))
+    assert find("2g.20gb", 2, blind) == ["MIG-GPU-a/3/0"]
+    assert find("1g.10gb", 1, blind) == []
+    assert find("1g.10gb", None) == []
