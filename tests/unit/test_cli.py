@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import fake_nvml
 from gpucost import __version__
+from gpucost.sources.podresources import parse_list_json
 from kube_api import KubeApiServer, node, pod
 from kubelet_socket import KubeletSocket, holding, offering
 from programs import ROOT
@@ -347,12 +348,13 @@ def test_the_demo_says_that_it_is_simulated_and_has_dollars_in_many_states(tmp_p
 # --- Recording ----------------------------------------------------------------------------------
 
 
-def played(tmp_path: Path, gpu: fake_nvml.Gpu | None = None) -> dict[str, str]:
-    """A driver with one busy H100: the environment that leads to it."""
+def played(tmp_path: Path, *gpus: fake_nvml.Gpu) -> dict[str, str]:
+    """A driver with busy GPUs, one H100 unless told: the environment that leads to it."""
     path = tmp_path / "nvml.world"
-    gpu = gpu or fake_nvml.h100()
-    gpu.busy(0.5)
-    fake_nvml.World(path, [gpu])
+    gpus = gpus or (fake_nvml.h100(),)
+    for gpu in gpus:
+        gpu.busy(0.5)
+    fake_nvml.World(path, gpus)
     return {
         "FAKE_NVML_SCENARIO": str(path),
         "LD_LIBRARY_PATH": str(fake_nvml.library().parent),
@@ -403,6 +405,32 @@ def dcgm_exporter(page: bytes) -> Iterator[str]:
         server.server_close()
 
 
+def kubeconfig(host: str) -> str:
+    """How to reach an API server, with a token that is a secret."""
+    return json.dumps(
+        {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": host}}],
+            "users": [{"name": "u", "user": {"token": SECRET}}],
+        }
+    )
+
+
+def dra_slice(node: str, uuid: str) -> dict[str, object]:
+    """A ResourceSlice with one GPU, `gpu-0`, of a node."""
+    attributes = {"type": {"string": "gpu"}, "uuid": {"string": uuid}}
+    return {
+        "metadata": {"name": f"{node}-x"},
+        "spec": {
+            "driver": "gpu.nvidia.com",
+            "nodeName": node,
+            "pool": {"name": node, "generation": 1, "resourceSliceCount": 1},
+            "devices": [{"name": "gpu-0", "attributes": attributes}],
+        },
+    }
+
+
 @pytest.fixture
 def whole_node(tmp_path: Path) -> Iterator[Mapping[str, str]]:
     """A node with every source real: the environment in which the command finds them."""
@@ -427,16 +455,7 @@ def whole_node(tmp_path: Path) -> Iterator[Mapping[str, str]]:
             f"dcgm: {{url: '{dcgm_url}'}}\n"
             f"kubelet: {{socket: '{kubelet.path}'}}\n"
         )
-        (tmp_path / "kubeconfig").write_text(
-            json.dumps(
-                {
-                    "current-context": "c",
-                    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-                    "clusters": [{"name": "c", "cluster": {"server": api.host}}],
-                    "users": [{"name": "u", "user": {"token": SECRET}}],
-                }
-            )
-        )
+        (tmp_path / "kubeconfig").write_text(kubeconfig(api.host))
         yield {
             **played(tmp_path, gpu),
             "KUBECONFIG": str(tmp_path / "kubeconfig"),
@@ -493,6 +512,64 @@ def test_a_recording_of_a_whole_node_replays_to_the_same_holders_and_prices(
     )
     assert found
     assert float(found[1]) == pytest.approx(1.8)
+
+
+def test_a_recording_of_a_node_with_a_dra_claim_replays_to_the_same_holder(
+    tmp_path: Path,
+) -> None:
+    """The program's own way: kubelet, ResourceSlices watched, claim read, all of it recorded."""
+    gpu, free = fake_nvml.h100(), fake_nvml.h100()
+    result = {"request": "r", "driver": "gpu.nvidia.com", "pool": "gpu-1", "device": "gpu-0"}
+    device = {"driver_name": "gpu.nvidia.com", "pool_name": "gpu-1", "device_name": "gpu-0"}
+    claim = {"claim_name": "one", "claim_namespace": "ml", "claim_resources": [device]}
+    listed = {
+        "pod_resources": [
+            {
+                "name": "trainer-0",
+                "namespace": "ml",
+                "containers": [{"name": "main", "dynamic_resources": [claim, claim]}],
+            }
+        ]
+    }
+    with KubeletSocket(tmp_path / "kubelet.sock") as kubelet, KubeApiServer() as api:
+        kubelet.pods = list(parse_list_json(json.dumps(listed)).pod_resources)
+        api.put("nodes", json.loads(json.dumps(AWS_NODE)))
+        api.put("pods", pod("trainer-0"))
+        api.put("resourceslices", dra_slice("gpu-1", gpu.uuid))
+        api.put("resourceslices", dra_slice("gpu-2", free.uuid))
+        api.put(
+            "resourceclaims",
+            {
+                "metadata": {"name": "one", "namespace": "ml", "annotations": {"x": SECRET}},
+                "status": {"allocation": {"devices": {"results": [result]}}},
+            },
+        )
+        (tmp_path / "config.yaml").write_text(f"kubelet: {{socket: '{kubelet.path}'}}\n")
+        (tmp_path / "kubeconfig").write_text(kubeconfig(api.host))
+        environment = {
+            **played(tmp_path, gpu, free),
+            "KUBECONFIG": str(tmp_path / "kubeconfig"),
+            "GPUCOST_CONFIG": str(tmp_path / "config.yaml"),
+            "NODE_NAME": "gpu-1",
+        }
+        live = run("once", **environment)
+        folder = tmp_path / "recording"
+        done = run("record", str(folder), **environment)
+    assert live.returncode == done.returncode == 0, live.stderr + done.stdout + done.stderr
+    assert {"resourceslices.json", "resourceclaims.json"} <= {it.name for it in folder.iterdir()}
+    assert not any(SECRET in path.read_text() for path in folder.iterdir())
+    replayed = run("once", "--replay", str(folder), "--advance", "60")
+    shares = [
+        {
+            labels: value
+            for (name, labels), value in series(page).items()
+            if name == "gpucost_pod_gpu_share_ratio"
+        }
+        for page in (live.stdout, replayed.stdout)
+    ]
+    assert shares[0] == shares[1]
+    pods = {dict(labels)["uuid"]: dict(labels)["pod"] for labels in shares[0]}
+    assert pods == {gpu.uuid: "trainer-0", free.uuid: ""}
 
 
 def test_no_secret_is_recorded(tmp_path: Path, whole_node: Mapping[str, str]) -> None:
