@@ -53,6 +53,10 @@ demo: ## a simulated 8-GPU node and a real Prometheus; Ctrl-C ends it
 	@scripts/bootstrap.sh python prometheus
 	@scripts/demo.sh
 
+.PHONY: slow
+slow: ready ## the tests that take minutes: a price list of 2 GB
+	$(PY) -m pytest -m slow
+
 .PHONY: bench
 bench: ## the published figures, one line each: name value unit goal
 	@scripts/bootstrap.sh python compiler bench
