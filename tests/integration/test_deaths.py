@@ -1,0 +1,315 @@
+"""The exporter dies at any instant: no counter falls that was scraped, and no second is lost.
+
+GPUCOST_KILLS says how many random deaths there are (50 unless set).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.client import HTTPConnection, HTTPException
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import fake_nvml
+from gpucost.catalog import FAMILIES
+from gpucost.checkpoint import Checkpoint, decode
+from gpucost.ledger import imbalance_usd
+from gpucost.state_folder import FILE
+from kube_api import KubeApiServer, node, pod
+from kubelet_socket import KubeletSocket, holding, offering
+from programs import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+KILLS = int(os.environ.get("GPUCOST_KILLS") or 50)
+NODES_AT_ONCE = 2
+PATIENCE = 120.0
+USD_PER_HOUR = 3.6
+CONFIG = f"""
+cycle_seconds: 1
+scrape_interval_seconds: 1
+prices: {{fallback: {{"NVIDIA H100 80GB HBM3": {USD_PER_HOUR}}}}}
+kubelet: {{socket: SOCKET}}
+"""
+
+Series = tuple[str, tuple[tuple[str, str], ...]]
+
+
+class Exporter:
+    """One life after another of the real program on a played node with one GPU, held by a pod."""
+
+    def __init__(self, folder: Path, api: KubeApiServer) -> None:
+        self.state = folder / "state"
+        self._log = folder / "log"
+        (folder / "config.yaml").write_text(
+            CONFIG.replace("SOCKET", str(folder / "kubelet.sock")), "utf-8"
+        )
+        kubeconfig = folder / "kubeconfig"
+        kubeconfig.write_text(
+            f"""
+apiVersion: v1
+kind: Config
+current-context: here
+contexts: [{{name: here, context: {{cluster: here, user: me}}}}]
+clusters: [{{name: here, cluster: {{server: "{api.host}"}}}}]
+users: [{{name: me, user: {{}}}}]
+""",
+            "utf-8",
+        )
+        self._environment = {
+            **os.environ,
+            "KUBECONFIG": str(kubeconfig),
+            "FAKE_NVML_SCENARIO": str(folder / "nvml.world"),
+            "LD_LIBRARY_PATH": str(fake_nvml.library().parent),
+        }
+        self._arguments = ("--config", str(folder / "config.yaml"), "--node-name", "gpu-1")
+        self._port: int | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """A new life."""
+        self._port = None
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "gpucost", "serve", "--listen", "127.0.0.1:0"),
+                    *("--state-directory", str(self.state), *self._arguments),
+                ],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def end(self, how: signal.Signals = signal.SIGKILL) -> int:
+        """End it, if it lives, and what came of it."""
+        if self.process is None:
+            return 0
+        self.process.send_signal(how)
+        status = self.process.wait(PATIENCE)
+        self.process = None
+        return status
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text("utf-8")
+
+    def scrape(self) -> dict[Series, float] | None:
+        """Its counters; None while it has no page."""
+        assert self.process is not None
+        assert self.process.poll() is None, self.log
+        if self._port is None:
+            found = re.search(r"listens on .*, port (\d+)", self.log)
+            if found is None:
+                return None
+            self._port = int(found[1])
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
+        with contextlib.closing(connection):
+            try:
+                connection.request("GET", "/metrics")
+                answer = connection.getresponse()
+                text = answer.read().decode()
+            except (OSError, HTTPException):
+                return None
+        if answer.status != 200:
+            return None
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name in FAMILIES
+        }
+
+    def first_page(self) -> dict[Series, float]:
+        deadline = time.monotonic() + PATIENCE
+        while (page := self.scrape()) is None:
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.02)
+        return page
+
+    def shows_counters(self) -> None:
+        """Wait until the API server has named the node and the pod."""
+        deadline = time.monotonic() + PATIENCE
+        while not counters(self.first_page()):
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.05)
+
+    def kept(self) -> Checkpoint:
+        return decode((self.state / FILE).read_bytes())
+
+
+@contextlib.contextmanager
+def playing(folder: Path) -> Iterator[Exporter]:
+    """An exporter on a node with a kubelet and an API server; dead at the end."""
+    folder.mkdir(exist_ok=True)
+    gpu = fake_nvml.h100()
+    gpu.busy(0.5)
+    fake_nvml.World(folder / "nvml.world", [gpu])
+    with KubeletSocket(folder / "kubelet.sock") as kubelet, KubeApiServer() as api:
+        held = pod("train-0", node="gpu-1")
+        held["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "1"}}
+        api.put("nodes", node("gpu-1"))
+        api.put("pods", held)
+        kubelet.pods.append(holding("train-0", gpu.uuid))
+        kubelet.devices = offering(gpu.uuid)
+        exporter = Exporter(folder, api)
+        try:
+            yield exporter
+        finally:
+            exporter.end()
+
+
+def counters(page: dict[Series, float]) -> dict[Series, float]:
+    return {
+        key: value
+        for key, value in page.items()
+        if FAMILIES[key[0]].type == "counter" and key[0] != "gpucost_gpu_energy_joules_total"
+    }
+
+
+def charged_seconds(kept: Checkpoint) -> float:
+    """Everything that is charged, or known to be to charge."""
+    ledger = kept.ledger
+    gap = () if ledger.gap is None else ledger.gap.stretches
+    return math.fsum(
+        (
+            *(s for gpu in ledger.gpus.values() for s in gpu.account.seconds.values()),
+            *(seconds for _, seconds in gap),
+        )
+    )
+
+
+def die_often(folder: Path, kills: int, seed: int) -> None:
+    """So many lives, each killed at a random instant; after each everything must be right."""
+    chance = random.Random(seed)  # noqa: S311 - instants
+    scraped: dict[Series, float] = {}
+    began: tuple[float, float] | None = None
+    with playing(folder) as exporter:
+        for life in range(kills):
+            exporter.start()
+            exporter.first_page()
+            if not life:
+                exporter.shows_counters()
+            until = time.monotonic() + chance.uniform(0.0, 3.5)
+            while True:
+                page = counters(exporter.first_page())
+                for key, value in page.items():
+                    assert value >= scraped.get(key, 0.0), (life, key)
+                assert scraped.keys() <= page.keys(), life
+                scraped = page
+                if time.monotonic() >= until:
+                    break
+                time.sleep(chance.uniform(0.0, 0.2))
+            exporter.end()
+            kept = exporter.kept()
+            began = began or (kept.monotonic_seconds, charged_seconds(kept))
+            passed = kept.monotonic_seconds - began[0]
+            charged = charged_seconds(kept) - began[1]
+            assert math.isclose(charged, passed, rel_tol=1e-9, abs_tol=1e-6), life
+            assert math.isclose(
+                kept.ledger.billed_usd,
+                (charged_seconds(kept) - _waiting(kept)) * USD_PER_HOUR / 3600,
+                rel_tol=1e-9,
+                abs_tol=1e-9,
+            )
+            assert abs(imbalance_usd(kept.ledger)) < 1e-9
+        states: dict[str, float] = {}
+        for (name, labels), value in scraped.items():
+            if name == "gpucost_gpu_seconds_total":
+                states[dict(labels)["state"]] = value
+        # What is lost is the state: while it was away nobody measured. Who held is known.
+        assert states["unmeasured"] > 0
+        assert states["unattributed"] == 0
+
+
+def _waiting(kept: Checkpoint) -> float:
+    gap = kept.ledger.gap
+    return 0.0 if gap is None else math.fsum(seconds for _, seconds in gap.stretches)
+
+
+def test_killed_at_random_no_counter_falls_and_no_second_is_lost(tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            die_often(tmp_path / str(number), KILLS // NODES_AT_ONCE, seed=number)
+        except BaseException as failure:  # noqa: BLE001 - told by the test's own thread
+            failures.append(failure)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(NODES_AT_ONCE)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def test_told_to_stop_it_keeps_what_it_showed_and_the_next_life_goes_on(tmp_path: Path) -> None:
+    with playing(tmp_path / "node") as exporter:
+        exporter.start()
+        exporter.first_page()
+        exporter.shows_counters()
+        before = counters(exporter.scrape() or {})
+        assert exporter.end(signal.SIGTERM) == 0
+        exporter.start()
+        after = counters(exporter.first_page())
+        assert before.keys() <= after.keys()
+        assert all(after[key] >= value for key, value in before.items())
+        assert "The ledger goes on" in exporter.log
+
+
+def test_stopped_and_continued_it_charges_what_passed(tmp_path: Path) -> None:
+    with playing(tmp_path / "node") as exporter:
+        exporter.start()
+        exporter.first_page()
+        first = exporter.kept()
+        assert exporter.process is not None
+        exporter.process.send_signal(signal.SIGSTOP)
+        time.sleep(4.0)
+        exporter.process.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + PATIENCE
+        while exporter.kept().monotonic_seconds < first.monotonic_seconds + 5.0:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        last = exporter.kept()
+        passed = last.monotonic_seconds - first.monotonic_seconds
+        assert charged_seconds(last) - charged_seconds(first) == pytest.approx(passed, abs=1e-6)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_at_every_call_that_keeps_the_ledger_it_has_what_was_shown(
+    tmp_path: Path, when: str
+) -> None:
+    for call in range(1, 40):
+        folder = tmp_path / f"{call}"
+        done = subprocess.run(
+            [sys.executable, ROOT / "tests/mortal.py", folder, str(call), when],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        lines = done.stdout.split()
+        if lines[-1] == "survived":
+            assert done.returncode == 0, done.stderr
+            assert call > 8  # open, open, write, fsync, close, rename, fsync, close
+            return
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        kept = decode((folder / FILE).read_bytes())
+        assert kept.ledger.billed_usd >= float(lines[-1])
+        assert kept.ledger.clock_seconds in (10.0, 15.0, 20.0, 25.0)
+    pytest.fail("it never survived")
