@@ -60,7 +60,7 @@ class Doomed:
 def main(folder: Path, last: int, *, after: bool) -> None:
     """Live."""
     doom = Doomed(last, after=after)
-    state_folder.os = doom  # type: ignore[assignment]
+    vars(state_folder)["os"] = doom
     stage = Stage()
     shown: list[float] = []
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from gpucost.attribution import attribute, shared_units
 from gpucost.gap import YOUNG_NODE_SECONDS, can_tell, charged
-from gpucost.ledger import MAX_WORKLOADS, OTHER, accrue, opened
+from gpucost.ledger import MAX_PODS, MAX_WORKLOADS, OTHER, accrue, opened
 from gpucost.model import (
     HOLDER_STATES,
     Attributed,
@@ -195,18 +195,29 @@ def _attributed(
 
 
 def _crowded(ledger: Ledger) -> tuple[Problem, ...]:
-    """A Problem where a month has more workloads than have an account of their own."""
-    if len(ledger.months) < MAX_WORKLOADS or not any(w.workload == OTHER for w in ledger.months):
-        return ()
-    return (
-        Problem(
-            "ledger",
-            "workload_limit",
-            f"More than {MAX_WORKLOADS} workloads in a month on this node; the rest is charged"
-            f' together as workload="{OTHER}".',
-            "Name what belongs together with the annotation gpucost.io/workload on its pods.",
-        ),
-    )
+    """What to say where the ledger's limits are reached."""
+    found = []
+    if len(ledger.months) >= MAX_WORKLOADS and any(w.workload == OTHER for w in ledger.months):
+        found.append(
+            Problem(
+                "ledger",
+                "workload_limit",
+                f"More than {MAX_WORKLOADS} workloads in a month on this node; the rest is"
+                f' charged together as workload="{OTHER}".',
+                "Name what belongs together with the annotation gpucost.io/workload on its pods.",
+            )
+        )
+    if len(ledger.pods) >= MAX_PODS:
+        found.append(
+            Problem(
+                "ledger",
+                "pod_limit",
+                f"More than {MAX_PODS} pods came and went on this node within the time that"
+                f' their counters stay; the rest is charged together as pod="{OTHER}".',
+                "Lower linger_seconds. The workloads' counters are whole.",
+            )
+        )
+    return tuple(found)
 
 
 def with_provisioning(

@@ -21,6 +21,7 @@ from gpucost.model import (
     GpuAccount,
     GpuLabels,
     GpuReading,
+    Holder,
     Ledger,
     Payer,
     PodAccount,
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
 
 MAX_WORKLOADS = 1000
 """Accounts of a node and month; what comes after has one account together, `OTHER`."""
+
+MAX_PODS = 1000
+"""Pods' accounts at once, with those of ended pods that still linger; what comes after has one
+account together, `OTHER`. A kubelet runs 110 pods unless told otherwise."""
 
 OTHER = "other"
 
@@ -125,18 +130,27 @@ def opened(
         if payer is None:
             continue
         if seat.holder != NODE:
-            before = pods.get(payer)
+            account = payer if len(pods) < MAX_PODS else account_of(pods, payer)
+            before = pods.get(account)
             priced = seat.gpu_model in priced_models
             held = _held(before, tenure, priced=priced, shown_at=shown_at)
             if held is not None and held is not before:
-                pods[payer] = held
+                pods[account] = held
         if tenure.pending:
             for month, waiting in tenure.pending.items():
                 key = _month_key(months, payer, month)
                 months[key] = merged(months.get(key, EMPTY), waiting, shown_at)
-            _add_energy(energy, worker_of(payer), tenure.pending_joules, shown_at)
+            worker = worker_of(account_of(pods, payer))
+            _add_energy(energy, worker, tenure.pending_joules, shown_at)
             kept[seat] = replace(tenure, pending={}, pending_joules=0.0)
     settled = _settle(pods, energy, kept, clock, patience, shown_at)
+    if len(pods) >= MAX_PODS:
+        # Of the ended that had no room nothing is shown that their return would go on with.
+        kept = {
+            seat: tenure
+            for seat, tenure in kept.items()
+            if tenure.gone_at is None or tenure.payer is None or tenure.payer in pods
+        }
     gpus = _gpus_opened(ledger, snapshot, patience, shown_at)
     return replace(
         ledger,
@@ -185,7 +199,11 @@ def _settle(
     They linger from the end of this cycle, when they are first shown without their holder: so
     the last dollars are seen even where a cycle is as long as the linger.
     """
-    present = {tenure.payer for tenure in tenures.values() if tenure.gone_at is None}
+    present = {
+        account_of(pods, tenure.payer)
+        for tenure in tenures.values()
+        if tenure.gone_at is None and tenure.payer is not None
+    }
     settled: list[float] = []
     ended = False
     for payer in pods.keys() - present:
@@ -260,6 +278,14 @@ def _xids(
     return counts
 
 
+def account_of(pods: Mapping[Payer, PodAccount], payer: Payer) -> Payer:
+    """The account that a pod's dollars go to: its own, or `other` where there was no room."""
+    if payer in pods:
+        return payer
+    holder = Holder(OTHER, OTHER, OTHER)
+    return Payer(holder, OTHER, "", "", payer.gpu_model, payer.capacity_type)
+
+
 def _month_key(months: Collection[Workload], payer: Payer, month: str) -> Workload:
     """The month's account that a payer's dollars go to: its own, or past the limit `other`."""
     key = workload_of(payer, month)
@@ -318,11 +344,12 @@ def accrue(
         months.setdefault(key, EMPTY)
         by_workload.setdefault(key, []).extend(rates)
         if seat.holder != NODE:
-            held = pods[tenure.payer]
+            paying = account_of(pods, tenure.payer)
+            held = pods[paying]
             account = credited(held.account, rates, seconds, shown_at)
-            pods[tenure.payer] = PodAccount(account, held.gone_at)
+            pods[paying] = PodAccount(account, held.gone_at)
             if spent > 0:
-                _add_energy(energy, worker_of(tenure.payer), spent, shown_at)
+                _add_energy(energy, worker_of(paying), spent, shown_at)
     for key, rates in by_workload.items():
         months[key] = credited(months[key], rates, seconds, shown_at)
     return replace(

@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from gpucost import loop as loop_module
 from gpucost.cycle import Terms
 from gpucost.loop import RESTART_CURES, Loop
-from gpucost.model import Problem, Report, Snapshot
+from gpucost.model import Holder, Problem, Report, Snapshot
 from gpucost.pricing import Catalogue
-from stage import NOW, Stage, by_label
+from stage import ADA, NOW, Stage, by_label, gpu, pod
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -347,3 +347,26 @@ def test_a_problem_whose_words_change_is_the_same_problem(
         loop.step()
         clock.pass_time(5.0)
     assert len(caplog.records) == 1
+
+
+def test_a_process_that_was_stopped_charges_what_it_missed_to_who_held_throughout(
+    clock: Clock,
+) -> None:
+    node = Node()
+    ben = Holder("research", "jupyter-ben-0", "notebook")
+    node.stage.gpus = (gpu(0, activity=1.0), gpu(1, activity=1.0))
+    node.stage.hold(ADA, 0, shown=pod())
+    node.stage.hold(ben, 1, shown=pod(ben))
+    loop = node.loop()
+    loop.step()
+    clock.pass_time(5.0)
+    loop.step()
+    clock.pass_time(600.0)  # SIGSTOP; meanwhile another pod takes the second GPU
+    node.stage.end(ben)
+    eve = Holder("research", "jupyter-eve-0", "notebook")
+    node.stage.hold(eve, 1, shown=pod(eve))
+    report = loop.step()
+    states = by_label(report, "gpucost_gpu_seconds_total", "state")
+    assert states == pytest.approx({"used": 10.0, "unmeasured": 600.0, "unattributed": 600.0})
+    assert not by_label(report, "gpucost_pod_cost_usd_total", "state", pod=eve.pod)
+    assert report.ledger.clock_seconds == 5.0
