@@ -97,6 +97,7 @@ def enter_machine(place: Place, words: Sequence[str]) -> int:
     ]
     folders.append(str(place.programs / "debian/usr/bin"))
     env = os.environ | {
+        "GPUCOST_CLUSTER_INSIDE": "1",
         "KUBECONFIG": str(place.kubeconfig),
         "PATH": ":".join([*folders, os.environ["PATH"]]),
     }

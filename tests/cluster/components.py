@@ -17,7 +17,6 @@ import yaml
 
 from cluster import prerequisites, processes
 from cluster.place import (
-    CGROUP,
     DNS_SERVICE,
     NODE,
     NODE_ADDRESS,
@@ -215,7 +214,7 @@ class Components:
             "kind": "KubeletConfiguration",
             "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": f"/{CGROUP}",
+            "cgroupRoot": f"/{self._place.cgroup}",
             "failCgroupV1": False,  # from 1.35 it refuses v1, which some machines still have
             "failSwapOn": False,
             "authentication": {

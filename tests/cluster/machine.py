@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from cluster.failure import ClusterError
 from cluster.identity import living, name_of
-from cluster.place import CGROUP, HERE, HOST_FOLDERS, NODE, ROOT
+from cluster.place import HERE, HOST_FOLDERS, NODE, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,7 +56,7 @@ def open_machine(place: Place) -> None:
     place.kernel.write_text(json.dumps(_kernel_settings()))
     _make_folders(place)
     for folder in _cgroup_roots():
-        (folder / CGROUP).mkdir(exist_ok=True)
+        (folder / place.cgroup).mkdir(exist_ok=True)
         _hand_down_controllers(folder)
     command = ["unshare", "--fork", "--kill-child", "--pid", "--mount", "--net", "--uts"]
     command += ["--propagation", "private", "--mount-proc"]
@@ -124,7 +124,7 @@ def close_machine(place: Place, *, keep_logs: bool = False) -> None:
             raise ClusterError(f"process {holder}, which holds the cluster, does not end")
         time.sleep(0.05)
     for folder in _cgroup_roots():
-        _remove_cgroup(folder / CGROUP, deadline)
+        _remove_cgroup(folder / place.cgroup, deadline)
     if place.kernel.exists():
         _restore_kernel(json.loads(place.kernel.read_text()))
     if place.made.exists():

@@ -73,9 +73,9 @@ def start_gpus(place: Place) -> None:
     settings = place.gpus / "settings.yaml"
     if not settings.exists():
         settings.write_text(DEFAULT_GPUS.read_text())
-    program: list[str | Path] = [sys.executable, "-m", "played_gpus"]
-    options = ["--settings", settings, "--state", place.gpus, "--kubeconfig", place.kubeconfig]
-    processes.start(place, GPUS, [*program, *options, "--node", NODE])
+    program: list[str | Path] = [sys.executable, "-m", "played_gpus", "--node", NODE]
+    program += ["--settings", settings, "--state", place.gpus, "--kubeconfig", place.kubeconfig]
+    processes.start(place, GPUS, program)
 
 
 def _label(components: Components) -> None:

@@ -20,9 +20,6 @@ API_SERVICE = "10.96.0.1"
 DNS_SERVICE = "10.96.0.10"
 POD_RANGE = "10.244.0.0/16"
 API_URL = f"https://{NODE_ADDRESS}:6443"
-CGROUP = "gpucost-cluster"
-"""Every cgroup that the kubelet makes lies under this one, at the hierarchy's root."""
-
 HOST_FOLDERS = (
     "/etc/cni",
     "/var/lib/cni",
@@ -67,6 +64,11 @@ class Place:
     def made(self) -> Path:
         """The folders that this machine did not have, to be removed again."""
         return self.state / "made-folders"
+
+    @property
+    def cgroup(self) -> str:
+        """Every cgroup that the kubelet makes lies under this one, at the hierarchy's root."""
+        return self.state.name
 
     @property
     def logs(self) -> Path:

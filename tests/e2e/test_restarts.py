@@ -1,0 +1,162 @@
+"""Parts of the node end and come back: nobody is charged twice, nothing is lost but the gap."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster.place import NODE
+from e2e.kube import gpu_pod
+from e2e.pace import EDGE_SECONDS
+
+if TYPE_CHECKING:
+    from cluster.components import Components
+    from e2e.kube import Kube
+    from e2e.prom import Prometheus
+    from e2e.truth import Truth
+
+GPUS = 8
+BEFORE_SECONDS = 15
+AFTER_SECONDS = 30
+
+NODE_SECONDS = "sum(gpucost_gpu_seconds_total)"
+HELD_SECONDS = 'sum(gpucost_pod_gpu_seconds_total{pod="steady"})'
+
+
+@pytest.fixture
+def steady(kube: Kube, prometheus: Prometheus, namespace: str, truth: Truth) -> str:
+    """A pod that trains on two GPUs, seen by Prometheus; its namespace."""
+    kube.apply(gpu_pod("steady", namespace, ["train", "--busy", "0.9"], gpus=2))
+    kube.wait("it holds", lambda: (namespace, "steady") in truth.held())
+    kube.wait("it is charged", lambda: (prometheus.value(HELD_SECONDS) or 0) > BEFORE_SECONDS)
+    return namespace
+
+
+@pytest.mark.parametrize("name", ["kubelet", "containerd", "kube-apiserver"])
+def test_a_restart_beside_the_exporter_neither_doubles_nor_loses_anything(
+    node: Components, kube: Kube, prometheus: Prometheus, truth: Truth, steady: str, name: str
+) -> None:
+    exporters = _exporters(kube)
+    before, began = _figures(prometheus, truth, steady), time.monotonic()
+    node.restart(name)
+    time.sleep(AFTER_SECONDS)
+    after, lasted = _figures(prometheus, truth, steady), time.monotonic() - began
+    assert _exporters(kube) == exporters
+    assert after.node - before.node == pytest.approx(GPUS * lasted, abs=GPUS * EDGE_SECONDS)
+    assert after.held - before.held == pytest.approx(after.true - before.true, abs=2 * EDGE_SECONDS)
+    assert abs(prometheus.value("max(abs(gpucost_ledger_imbalance_usd))") or 0) < 1e-9
+    kube.wait("every source answers", lambda: prometheus.value("min(gpucost_source_up)") == 1)
+
+
+def test_containerd_away_for_a_while_leaves_the_holders_as_they_are(
+    node: Components, kube: Kube, prometheus: Prometheus, truth: Truth, steady: str
+) -> None:
+    before = _figures(prometheus, truth, steady)
+    node.stop("containerd")
+    time.sleep(20)
+    node.start("containerd")
+    time.sleep(EDGE_SECONDS)
+    after = _figures(prometheus, truth, steady)
+    assert after.held - before.held == pytest.approx(after.true - before.true, abs=2 * EDGE_SECONDS)
+    kube.wait("every source answers", lambda: prometheus.value("min(gpucost_source_up)") == 1)
+
+
+def test_the_api_server_away_for_a_while_changes_no_dollar(
+    node: Components, kube: Kube, prometheus: Prometheus, truth: Truth, steady: str
+) -> None:
+    price = prometheus.value("max(gpucost_gpu_price_usd_per_hour)")
+    before, began = _figures(prometheus, truth, steady), time.monotonic()
+    node.stop("kube-apiserver")
+    time.sleep(45)
+    node.start("kube-apiserver")
+    kube.wait("every source answers", lambda: prometheus.value("min(gpucost_source_up)") == 1)
+    after, lasted = _figures(prometheus, truth, steady), time.monotonic() - began
+    assert after.node - before.node == pytest.approx(GPUS * lasted, abs=GPUS * EDGE_SECONDS)
+    assert after.held - before.held == pytest.approx(after.true - before.true, abs=2 * EDGE_SECONDS)
+    assert prometheus.value("max(gpucost_gpu_price_usd_per_hour)") == price
+    assert prometheus.value("sum(gpucost_unpriced_gpus)") == 0
+
+
+@pytest.mark.parametrize("how", ["deleted", "rolled out"])
+def test_an_exporter_that_is_replaced_loses_the_gap_at_most_and_starts_no_new_series(
+    kube: Kube, prometheus: Prometheus, truth: Truth, steady: str, how: str
+) -> None:
+    series = "count(count by (instance, job, node) (last_over_time(gpucost_node_info[15m])))"
+    before, began = _figures(prometheus, truth, steady), time.monotonic()
+    exporters = _exporters(kube)
+    if how == "deleted":
+        kube("delete", "pod", "-l", "app.kubernetes.io/name=gpucost", timeout=120)
+    else:
+        kube("rollout", "restart", "daemonset/gpucost")
+    kube("rollout", "status", "daemonset/gpucost", timeout=120)
+    kube.wait("a new exporter", lambda: not set(_exporters(kube)) & set(exporters))
+    kube.wait("it is scraped", lambda: _reset_or_on(prometheus, before.node))
+    gap = time.monotonic() - began
+    time.sleep(AFTER_SECONDS)
+    after, lasted = _figures(prometheus, truth, steady), time.monotonic() - began
+    # A counter that fell began again at nought.
+    node_seconds = after.node - (before.node if after.node >= before.node else 0)
+    held = after.held - (before.held if after.held >= before.held else 0)
+    true = after.true - before.true
+    assert GPUS * (lasted - gap - EDGE_SECONDS) <= node_seconds <= GPUS * (lasted + EDGE_SECONDS)
+    assert true - 2 * (gap + EDGE_SECONDS) <= held <= true + 2 * EDGE_SECONDS
+    assert prometheus.value(series) == 1
+    print(f"{how}: {lasted - node_seconds / GPUS:.1f} s of {lasted:.1f} s not charged")
+
+
+def test_a_node_that_is_drained_and_made_again_charges_on(
+    node: Components, kube: Kube, prometheus: Prometheus, truth: Truth, steady: str
+) -> None:
+    labels = kube.get("node", NODE)["metadata"]["labels"]
+    before, began = _figures(prometheus, truth, steady), time.monotonic()
+    selector = "--pod-selector=app=steady"
+    kube("drain", NODE, "--ignore-daemonsets", "--force", selector, timeout=120)
+    kube.wait("the GPUs are let go", lambda: (steady, "steady") not in truth.held())
+    true = truth.seconds()[steady, "steady"]
+    kube("delete", "node", NODE)
+    node.restart("kubelet")
+    kube("label", "--overwrite", "node", NODE, *(f"{key}={value}" for key, value in labels.items()))
+    kube.wait("it is priced", lambda: prometheus.value("sum(gpucost_unpriced_gpus)") == 0)
+    time.sleep(AFTER_SECONDS)
+    lasted = time.monotonic() - began
+    held = prometheus.value(f"max_over_time({HELD_SECONDS}[10m:2s])") or 0
+    assert held - before.held == pytest.approx(true - before.true, abs=2 * EDGE_SECONDS)
+    spent = (prometheus.value(NODE_SECONDS) or 0) - before.node
+    assert spent == pytest.approx(GPUS * lasted, abs=GPUS * EDGE_SECONDS)
+    kube.wait("its GPUs are offered again", lambda: _offered(kube) == GPUS)
+
+
+class _Figures:
+    def __init__(self, node: float, held: float, true: float) -> None:
+        self.node = node
+        self.held = held
+        self.true = true
+
+
+def _figures(prometheus: Prometheus, truth: Truth, namespace: str) -> _Figures:
+    """GPU-seconds that Prometheus has of the node and of the pod, and the pod's true ones."""
+    node, held = prometheus.value(NODE_SECONDS), prometheus.value(HELD_SECONDS)
+    assert node is not None
+    assert held is not None
+    return _Figures(node, held, truth.seconds()[namespace, "steady"])
+
+
+def _exporters(kube: Kube) -> list[tuple[str, int]]:
+    """Each exporter's pod, and how often its container was started again."""
+    pods = kube.get("pods", "-l", "app.kubernetes.io/name=gpucost")["items"]
+    return [
+        (pod["metadata"]["uid"], pod["status"]["containerStatuses"][0]["restartCount"])
+        for pod in pods
+    ]
+
+
+def _reset_or_on(prometheus: Prometheus, before: float) -> bool:
+    """Whether the node's counter is there and has moved."""
+    value = prometheus.value(NODE_SECONDS)
+    return value is not None and value != before
+
+
+def _offered(kube: Kube) -> int:
+    return int(kube.get("node", NODE)["status"]["allocatable"].get("nvidia.com/gpu", 0))
