@@ -7,17 +7,20 @@ import sys
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from gpucost import refresh
 from gpucost.config import ConfigError
 from gpucost.model import Device, GpuReading, Node
-from gpucost.prices import CatalogueFile, load_models, open_list, shipped
+from gpucost.prices import PRICES, CatalogueFile, load_models, open_list, shipped
 from gpucost.pricing.compare import changes, outliers, types_apart
 from gpucost.pricing.explain import explain
 from gpucost.pricing.names import index, is_model
 from gpucost.pricing.price_list import PriceListError, figure, parse, render
 from gpucost.sources.base import SourceError
+from gpucost.sources.config_map import ConfigMapKey
+from gpucost.sources.kube_api import KubeApi
 from gpucost.sources.price_apis.stream import Bounds
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ API_KEY = "GPUCOST_GCP_API_KEY"
 _EXIT_DIFFERENT = 1
 _EXIT_NOT_DONE = 1
 _MAX_SPOT_BYTES = 256 << 20
+_API_SECONDS = 30.0
 
 
 def add_to(
@@ -80,8 +84,19 @@ def add_to(
     )
 
     renew = command("refresh", _refresh, "a new list out of one and a cloud's price API")
-    renew.add_argument("--provider", required=True, choices=refresh.PROVIDERS)
-    renew.add_argument("--output", type=Path, required=True, metavar="FILE", help="the new list")
+    renew.add_argument(
+        "--provider",
+        required=True,
+        action="append",
+        choices=refresh.PROVIDERS,
+        help="may be repeated",
+    )
+    renew.add_argument("--output", type=Path, metavar="FILE", help="the new list")
+    renew.add_argument(
+        "--configmap",
+        metavar="NAMESPACE/NAME",
+        help=f"renew the list in this ConfigMap's key {PRICES} instead",
+    )
     renew.add_argument(
         "--base", type=Path, metavar="FILE", help="the list to renew; OUTPUT if there, or shipped"
     )
@@ -224,41 +239,76 @@ def _explained(told: Explained) -> Iterator[str]:
 
 
 def _refresh(given: argparse.Namespace) -> int:
-    output: Path = given.output
-    base = _load(given.base or (output if output.exists() else None))
-    asked = refresh.Asked(
-        given.provider,
-        tuple(sorted(set(given.region))),
-        None if given.spot_history is None else _read(given.spot_history),
-        os.environ.get(API_KEY, ""),
-        tuple(text.partition("=")[::2] for text in given.address),
-    )
-
-    def progress(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    bounds = Bounds(whole_seconds=given.timeout)
+    """Renew provider after provider; one that fails leaves its prices as they were."""
+    if (given.output is None) == (given.configmap is None):
+        raise ConfigError("give one of --output FILE and --configmap NAMESPACE/NAME.")
+    if given.configmap is None:
+        return _refresh_file(given, given.output)
+    namespace, slash, name = given.configmap.partition("/")
+    if not (namespace and slash and name):
+        raise ConfigError(f"--configmap: `{given.configmap}` is not NAMESPACE/NAME.")
+    api = KubeApi(_API_SECONDS)
     try:
-        journal = refresh.Journal(output.with_name(f".{output.name}.journal"), asked)
-        units = refresh.read(base, asked, journal, progress, bounds)
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        drop = given.drop_outliers
-        new = refresh.merged(base, asked, units, now, drop_outliers=drop)
-        text = "".join(f"{line}\n" for line in render(new))
-        refresh.write(output, text)
+        key = ConfigMapKey(api, namespace, name, PRICES)
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / PRICES
+            if before := key.read():
+                file.write_text(before, encoding="utf-8")
+            status = _refresh_file(given, file)
+            if file.exists() and (after := file.read_text(encoding="utf-8")) != before:
+                key.write(after)
     except SourceError as error:
         print(f"gpucost: {error} {error.remedy}", file=sys.stderr)
         return _EXIT_NOT_DONE
+    finally:
+        api.close()
+    return status
+
+
+def _refresh_file(given: argparse.Namespace, output: Path) -> int:
+    base = _load(given.base or (output if output.exists() else None))
+    status = 0
+    for provider in dict.fromkeys(given.provider):
+        if _refresh_one(given, provider, base, output):
+            base = _load(output)
+        else:
+            status = _EXIT_NOT_DONE
+    return status
+
+
+def _refresh_one(given: argparse.Namespace, provider: str, base: PriceList, output: Path) -> bool:
+    """Renew one provider's prices; whether that was done."""
+    asked = refresh.Asked(
+        provider,
+        tuple(sorted(set(given.region))),
+        None if given.spot_history is None else _read(given.spot_history),
+        os.environ.get(API_KEY, ""),
+        tuple((name, url) for name, _, url in (it.partition("=") for it in given.address)),
+    )
+    bounds = Bounds(whole_seconds=given.timeout)
+    try:
+        journal = refresh.Journal(output.with_name(f".{output.name}.journal"), asked)
+        units = refresh.read(base, asked, journal, _progress, bounds)
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        new = refresh.merged(base, asked, units, now, drop_outliers=given.drop_outliers)
+        refresh.write(output, "".join(f"{line}\n" for line in render(new)))
+    except SourceError as error:
+        print(f"gpucost: {provider}: {error} {error.remedy}", file=sys.stderr)
+        return False
     except refresh.RefusedError as error:
         journal.close()
-        print(f"gpucost: refused, nothing was changed: {error}", file=sys.stderr)
-        return _EXIT_NOT_DONE
+        print(f"gpucost: refused, nothing was changed: {provider}: {error}", file=sys.stderr)
+        return False
     except OSError as error:
         raise ConfigError(f"{output}: cannot be written: {error.strerror}") from error
     journal.close()
     changed = sum(1 for _ in changes(base, new))
-    progress(f"{output}: {refresh.summary(units)} prices read, {changed} changed")
-    return 0
+    _progress(f"{output}: {refresh.summary(units)} prices read, {changed} changed")
+    return True
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _read(path: Path) -> bytes:

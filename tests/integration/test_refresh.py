@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,6 +32,7 @@ from price_apis import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from typing import Self
 
 QUICK = Bounds(first_wait_seconds=0.01)
 NOW = "2026-11-22T12:00:00Z"
@@ -516,8 +519,84 @@ def test_a_refused_refresh_leaves_the_list_as_it_was(apis: PriceApis, tmp_path: 
     arguments = ("--output", str(file), "--address", f"azure={apis.address}")
     done = gpucost("prices", "refresh", "--provider", "azure", *arguments)
     assert done.returncode == 1
-    assert "refused, nothing was changed: Standard_NC24ads_A100_v4 in eastus" in done.stderr
+    assert "refused, nothing was changed: azure: Standard_NC24ads_A100_v4 in eastus" in done.stderr
     assert file.read_text() == BASE
+
+
+def test_a_config_map_is_renewed_and_a_provider_that_fails_keeps_its_prices(
+    apis: PriceApis, tmp_path: Path
+) -> None:
+    apis.azure = [azure_item(retailPrice=3.7), azure_item(armRegionName="westeurope")]
+    apis.aws(us_east_1=Body(b"<html>\n" * 30))
+    with ConfigMapServer({"prices.txt": BASE}) as server:
+        kubeconfig = server.kubeconfig(tmp_path)
+        arguments = ("--provider", "aws", "--provider", "azure", "--configmap", "metering/prices")
+        addresses = [f"--address={name}={apis.address}" for name in ("aws", "azure")]
+        done = gpucost("prices", "refresh", *arguments, *addresses, KUBECONFIG=kubeconfig)
+        assert done.returncode == 1
+        assert "gpucost: aws:" in done.stderr
+        new = parse(server.data["prices.txt"].splitlines())
+        assert prices(new, "Standard_NC24ads_A100_v4")["on_demand", "eastus"] == 3.7
+        assert prices(new, "g4dn.xlarge")["on_demand", "us-east-1"] == 0.5
+        server.refuse = 403
+        done = gpucost("prices", "refresh", *arguments, *addresses, KUBECONFIG=kubeconfig)
+        assert done.returncode == 1
+        assert "answered 403" in done.stderr
+
+
+class ConfigMapServer:
+    """An API server with one ConfigMap. Used under `with`."""
+
+    def __init__(self, data: dict[str, str]) -> None:
+        self.data = data
+        self.refuse = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                assert self.path.startswith("/api/v1/namespaces/metering/configmaps/prices")
+                self.answer({"kind": "ConfigMap", "data": outer.data})
+
+            def do_PATCH(self) -> None:
+                assert self.headers["Content-Type"] == "application/merge-patch+json"
+                sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.data |= sent["data"]
+                self.answer({"kind": "ConfigMap"})
+
+            def answer(self, found: object) -> None:
+                body = json.dumps(found).encode()
+                self.send_response(outer.refuse or 200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+
+    def kubeconfig(self, folder: Path) -> str:
+        """A kubeconfig that names it."""
+        address = f"http://127.0.0.1:{self._server.server_port}"
+        config = {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": address}}],
+            "users": [{"name": "u", "user": {"token": "t"}}],
+        }
+        file = folder / "kubeconfig"
+        file.write_text(json.dumps(config))
+        return str(file)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
 
 
 def test_what_serves_does_not_import_what_refreshes() -> None:

@@ -67,6 +67,12 @@ CHANGES: dict[str, str] = {
     "extraEnv": "extraEnv: [{name: TZ, value: UTC}]",
     "extraVolumes": "extraVolumes: [{name: web, secret: {secretName: web}}]",
     "extraVolumeMounts": "extraVolumeMounts: [{name: web, mountPath: /web}]",
+    "priceRefresh.enabled": "priceRefresh: {enabled: true, providers: [azure]}",
+    "priceRefresh.providers": "priceRefresh: {enabled: true, providers: [oci]}",
+    "priceRefresh.regions": "priceRefresh: {enabled: true, providers: [azure], regions: [eastus]}",
+    "priceRefresh.schedule": "priceRefresh: {enabled: true, providers: [aws], schedule: 1 2 * * *}",
+    "priceRefresh.extraEnv": "priceRefresh: {enabled: true, providers: [gcp], extraEnv: "
+    "[{name: GPUCOST_GCP_API_KEY, value: k}]}",
 }
 """For each value some other setting of it."""
 
@@ -83,6 +89,10 @@ SHOWS: dict[str, str] = {
     "terminationGracePeriodSeconds": '"terminationGracePeriodSeconds": 5',
     "hostPID": '"hostPID": true',
     "port": "--listen=:9999",
+    "priceRefresh.providers": '"--provider=oci"',
+    "priceRefresh.regions": '"--region=eastus"',
+    "priceRefresh.schedule": '"schedule": "1 2 * * *"',
+    "priceRefresh.extraEnv": "GPUCOST_GCP_API_KEY",
 }
 """What of it is then to be seen, where a difference alone says little."""
 

@@ -1,4 +1,4 @@
-"""GET from the API server, as a stream of bytes.
+"""GET from the API server, as a stream of bytes; PATCH for the one object that is written.
 
 The `kubernetes` package finds the server and the credentials (service account or KUBECONFIG)
 and gives its connection pool (`RESTClientObject`, the transport of its ApiClient). Its typed
@@ -92,12 +92,24 @@ class KubeApi:
         Raises SourceError: absent, credentials, unreachable, timeout, unauthorized, forbidden,
         gone (410) or failed.
         """
+        return self._ask("GET", path, query, None, idle_seconds)
+
+    def patch(self, path: str, changes: bytes) -> None:
+        """Change an object by a JSON merge patch (RFC 7386). Raises SourceError as `get`."""
+        self._ask("PATCH", path, {}, changes, self.timeout_seconds).close()
+
+    def _ask(
+        self, method: str, path: str, query: dict[str, str], body: bytes | None, idle_seconds: float
+    ) -> Stream:
         pool, host, headers = self._connect()
-        what = f"GET {path}"
+        if body is not None:
+            headers |= {"Content-Type": "application/merge-patch+json"}
+        what = f"{method} {path}"
         try:
             response = pool.request(
-                "GET",
+                method,
                 f"{host}{path}?{urlencode(query)}",
+                body=body,
                 headers=headers,
                 preload_content=False,
                 # A redirect would carry the token away; retries have their own pace.
@@ -121,7 +133,7 @@ class KubeApi:
             ) from error
         if response.status == 200:  # noqa: PLR2004 - OK
             return Stream(response, what, idle_seconds)
-        raise self._refusal(response, path)
+        raise self._refusal(response, path, what)
 
     def close(self) -> None:
         """Drop the idle connections."""
@@ -160,7 +172,7 @@ class KubeApi:
             headers |= {"Accept": "application/json", "User-Agent": USER_AGENT}
             return self._pool, self._configuration.host, headers
 
-    def _refusal(self, response: urllib3.BaseHTTPResponse, path: str) -> SourceError:
+    def _refusal(self, response: urllib3.BaseHTTPResponse, path: str, what: str) -> SourceError:
         status = response.status
         try:
             body = response.read(MAX_ERROR_BYTES)
@@ -169,7 +181,7 @@ class KubeApi:
             message = response.reason or ""
         finally:
             response.close()
-        said = f"GET {path}: the API server answered {status}: {message}"
+        said = f"{what}: the API server answered {status}: {message}"
         group, resource = _named_in(path)
         if status == 401:  # noqa: PLR2004 - Unauthorized
             self.close()

@@ -62,7 +62,21 @@ them every upgrade would begin new series, and restart the pods for a label.
 {{- if eq .Values.driver.mode "none" -}}
 {{- $config = mergeOverwrite $config (dict "nvml" (dict "enabled" false)) -}}
 {{- end -}}
+{{- if include "gpucost.refreshesPrices" . -}}
+{{- $prices := dict "prices" (dict "catalogue_file" "/etc/gpucost-prices/prices.txt") -}}
+{{- $config = merge $config $prices -}}
+{{- end -}}
 {{- toYaml $config -}}
+{{- end -}}
+
+{{- /* "true" if the job is there, else empty; values of an older chart know nothing of it. */ -}}
+{{- define "gpucost.refreshesPrices" -}}
+{{- if (default dict .Values.priceRefresh).enabled -}}true{{- end -}}
+{{- end -}}
+
+{{- /* Of everything that the renewed price list needs. */ -}}
+{{- define "gpucost.pricesName" -}}
+{{- printf "%s-prices" (include "gpucost.fullname" . | trunc 44 | trimSuffix "-") -}}
 {{- end -}}
 
 {{- /* "true" if the kubelet is asked who holds the GPUs, else empty; likewise the API server. */ -}}
