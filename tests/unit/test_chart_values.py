@@ -128,7 +128,7 @@ def test_all_at_once_is_still_one_release() -> None:
     for change in CHANGES.values():
         merge(together, yaml.safe_load(change))
     kinds = sorted(each["kind"] for each in install(yaml.safe_dump(together)).objects)
-    assert kinds == ["ConfigMap", "DaemonSet", "Pod", "Service"]
+    assert kinds == ["ConfigMap", "ConfigMap", "CronJob", "DaemonSet", "Pod", "Service"]
 
 
 def merge(into: dict[str, Any], more: dict[str, Any]) -> None:
