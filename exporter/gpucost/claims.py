@@ -1,7 +1,9 @@
-"""What DRA claims hold, in device ids: pure.
+"""What is held otherwise than by a device plugin's id, in device ids: pure.
 
-The kubelet names a claim's devices by pool and name. The driver's ResourceSlices say which GPU or
-MIG device that is, the claim what of it a container asked for, and whether it holds it at all.
+DRA: the kubelet names a claim's devices by pool and name. The driver's ResourceSlices say which GPU
+or MIG device that is, the claim what of it a container asked for, and whether it holds it at all.
+HAMi: the pod's annotation names GPU and part, and the kubelet's ids say nothing. And what only an
+ordinary init container asked for is held until the pod ends, and the kubelet lists it for nobody.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from gpucost.model import Holding, Problem
+from gpucost.model import Holder, Holding, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,6 +61,66 @@ def resolved(
             claimed=(),
         ),
         (_problem(strangers),) if strangers else (),
+    )
+
+
+def with_reserved(
+    holdings: Holdings,
+    devices: Sequence[Device],
+    pods: Mapping[tuple[str, str], Pod] | None,
+) -> Holdings:
+    """The holdings with the parts that HAMi reserved in the place of what its pods are listed for.
+
+    A part is the greater of its memory and its cores, of the GPU's: neither can be given to
+    another. Where neither is limited or known, the GPU is shared evenly.
+    """
+    reserving = {key for key, pod in (pods or {}).items() if pod.reserved}
+    listed = {(it.holder.namespace, it.holder.pod) for it in holdings.holdings}
+    memory = {device.uuid.casefold(): device.memory_bytes for device in devices}
+    kept = [it for it in holdings.holdings if (it.holder.namespace, it.holder.pod) not in reserving]
+    for key in sorted(reserving & listed):
+        for it in (pods or {})[key].reserved:
+            whole = memory.get(it.uuid.casefold())
+            part = max(it.cores_ratio, it.memory_bytes / whole if whole else 0.0)
+            fraction = min(part, 1.0) if part > 0 else None
+            kept.append(
+                Holding(Holder(*key, it.container), "", it.uuid, claim="hami", fraction=fraction)
+            )
+    return replace(holdings, holdings=tuple(kept))
+
+
+def holds_unlisted(pod: Pod) -> bool:
+    """Whether a pod asks for GPUs in ordinary init containers only.
+
+    The kubelet keeps their devices for the pod (its containers after them may use them again), and
+    its pod-resources API leaves them out (kubernetes pkg/kubelet/apis/podresources).
+    """
+    ordinary = {status.name for status in pod.containers if status.init}
+    return bool(pod.gpu_containers) and not pod.finished and ordinary.issuperset(pod.gpu_containers)
+
+
+def with_unlisted(
+    holdings: Holdings, pods: Mapping[tuple[str, str], Pod] | None
+) -> tuple[Holdings, tuple[Problem, ...]]:
+    """The holdings, where what is held and listed for nobody counts as unresolved."""
+    listed = {(it.holder.namespace, it.holder.pod) for it in holdings.holdings}
+    unlisted = sorted(
+        f"{pod.namespace}/{pod.name}"
+        for key, pod in (pods or {}).items()
+        if key not in listed and holds_unlisted(pod)
+    )
+    if not unlisted:
+        return holdings, ()
+    return replace(holdings, unresolved=holdings.unresolved + len(unlisted)), (
+        Problem(
+            source="kubelet",
+            kind="init_container",
+            message="Only init containers ask for a GPU, which the kubelet keeps for the pod and"
+            f" lists for nobody: {', '.join(unlisted[:_SHOWN])}"
+            + (f" and {len(unlisted) - _SHOWN} more" if len(unlisted) > _SHOWN else ""),
+            remedy="Free GPUs count as unattributed until the pod ends. Let the container that"
+            " goes on ask for the GPU.",
+        ),
     )
 
 

@@ -332,6 +332,18 @@ class ContainerClaim(Value, frozen=True):
     request: str = ""
 
 
+class Reserved(Value, frozen=True):
+    """The part of a GPU that a scheduler of fractions (HAMi) reserved for a container.
+
+    0 stands for what was not limited.
+    """
+
+    container: str
+    uuid: str
+    memory_bytes: int = 0
+    cores_ratio: float = 0.0
+
+
 class Pod(Value, frozen=True):
     """A pod of this node as the API server shows it.
 
@@ -356,6 +368,7 @@ class Pod(Value, frozen=True):
     labels: Mapping[str, str] = {}
     annotations: Mapping[str, str] = {}
     claims: tuple[ContainerClaim, ...] = ()
+    reserved: tuple[Reserved, ...] = ()
     cgroup_uid: str = ""
     """The UID in its cgroup's name where that is not `uid`: of a static pod."""
 

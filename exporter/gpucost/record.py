@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from gpucost.config import ConfigError, dump
 from gpucost.live import booted_at
+from gpucost.sources import hami
 from gpucost.sources.base import SourceError
 from gpucost.sources.dcgm import fetch_page
 from gpucost.sources.dra import GROUP
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-KEPT_ANNOTATIONS = ("gpucost.io/", MIRROR, CONFIG_HASH)
+KEPT_ANNOTATIONS = ("gpucost.io/", MIRROR, CONFIG_HASH, hami.ANNOTATION)
 """What the annotations that are kept begin with."""
 
 _BETWEEN_READS_SECONDS = 2.0

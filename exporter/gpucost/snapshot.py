@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpucost.attribution import DeviceIndex
-from gpucost.claims import resolved
+from gpucost.claims import holds_unlisted, resolved, with_reserved, with_unlisted
 from gpucost.merge import merge_devices
 from gpucost.model import (
     Device,
@@ -88,6 +88,7 @@ class Gatherer:
         self._finished: tuple[object, frozenset[tuple[str, str]]] = (None, frozenset())
         self._changes: dict[UnitId, tuple[float, Problem]] = {}
         self._dra: DraRead | None = None
+        self._reserving: tuple[object, bool] = (None, False)
         self._resolved: tuple[tuple[object, ...], Holdings, tuple[Problem, ...]] | None = None
 
     def reconfigure(self, sources: Sources, node: Node, keep_holders_seconds: float) -> None:
@@ -124,8 +125,8 @@ class Gatherer:
         holdings = self._holders(kubelet, dcgm, pods, gpus, clock_seconds)
         if holdings is not None:
             holdings = self._living(holdings, pods)
-            if holdings.claimed:
-                holdings = self._with_claims(holdings, pods, gpus, wall_time)
+            if holdings.claimed or self._is_said_by_pods(pods):
+                holdings = self._resolve(holdings, pods, gpus, wall_time)
         self._watch_signals(gpus, clock_seconds)
         if cluster is not None and cluster.node is not None:
             self._shown_node = cluster.node
@@ -223,16 +224,26 @@ class Gatherer:
         finished = self._finished[1]
         return _keep(holdings, lambda key: key not in finished) if finished else holdings
 
-    def _with_claims(
+    def _is_said_by_pods(self, pods: Mapping[tuple[str, str], Pod] | None) -> bool:
+        """Whether any pod holds what the kubelet does not say, or says in no device's name."""
+        if self._reserving[0] is not pods:
+            found = any(pod.reserved or holds_unlisted(pod) for pod in (pods or {}).values())
+            self._reserving = (pods, found)
+        return self._reserving[1]
+
+    def _resolve(
         self,
         holdings: Holdings,
         pods: Mapping[tuple[str, str], Pod] | None,
         gpus: Sequence[GpuReading],
         wall_time: float,
     ) -> Holdings:
-        """With what is held through DRA claims, as it was while nothing of it changed."""
+        """With what is held through DRA claims, reserved in parts or listed for nobody.
+
+        The same object while nothing of it changed.
+        """
         dra = self._dra
-        if (source := self.sources.dra) is not None:
+        if (source := self.sources.dra) is not None and holdings.claimed:
             source.ask()  # only now: the kubelet has said which claims there are
             if (read := self._answer(source, wall_time)) is not None:
                 self._problems += read.problems
@@ -246,9 +257,13 @@ class Gatherer:
             or before[0][2] is not pods
             or before[0][3] != devices
         ):
+            by_plugin = with_reserved(holdings, devices, pods)
+            found, strangers = resolved(by_plugin, dra, devices, pods)
+            found, unlisted = with_unlisted(found, pods)
             before = self._resolved = (
                 (holdings, dra, pods, devices),
-                *resolved(holdings, dra, devices, pods),
+                found,
+                (*strangers, *unlisted),
             )
         self._problems += before[2]
         return before[1]

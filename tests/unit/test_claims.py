@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from gpucost.claims import resolved
+from gpucost.claims import resolved, with_reserved, with_unlisted
 from gpucost.model import (
     Claimable,
     Claimed,
     ClaimResult,
     ContainerClaim,
+    ContainerStatus,
     Device,
     Holder,
     Holding,
     Holdings,
     MigInstance,
+    Reserved,
 )
 from gpucost.sources.base import DraRead
 from stage import H100, pod
@@ -112,3 +114,52 @@ def test_a_dynamic_mig_device_is_found_by_parent_profile_and_placement() -> None
     assert find("2g.20gb", 2, blind) == ["MIG-GPU-a/3/0"]
     assert find("1g.10gb", 1, blind) == []
     assert find("1g.10gb", None) == []
+
+
+# --- HAMi, and init containers -----------------------------------------------------------------
+
+
+def test_a_reserved_part_is_the_greater_of_memory_and_cores_and_replaces_the_kubelets_ids() -> None:
+    gib = 1 << 30
+    device = replace(GPU, memory_bytes=80 * gib)
+    reserved = (
+        Reserved("main", "gpu-A", 20 * gib, 0.1),
+        Reserved("side", "GPU-a", 8 * gib, 0.3),
+        Reserved("main", "GPU-b", 200 * gib),
+        Reserved("main", "GPU-b"),
+    )
+    shown = {("research", "ada"): pod(ADA, reserved=reserved)}
+    listed = Holdings(
+        (Holding(ADA, "nvidia.com/gpu", "GPU-a-7"), Holding(BOB, "nvidia.com/gpu", "GPU-b"))
+    )
+    found = with_reserved(listed, (device, Device("GPU-b", H100, memory_bytes=80 * gib)), shown)
+    assert [(it.holder.container, it.device_id, it.fraction) for it in found.holdings] == [
+        ("main", "GPU-b", None),
+        ("main", "gpu-A", 0.25),
+        ("side", "GPU-a", 0.3),
+        ("main", "GPU-b", 1.0),
+        ("main", "GPU-b", None),
+    ]
+
+
+def test_a_pod_that_the_kubelet_does_not_list_holds_nothing_it_reserved() -> None:
+    shown = {("research", "ada"): pod(ADA, reserved=(Reserved("main", "GPU-a", 1),))}
+    assert with_reserved(Holdings(), (GPU,), shown).holdings == ()
+
+
+def test_what_only_an_init_container_asked_for_is_held_and_listed_for_nobody() -> None:
+    init = (ContainerStatus("fetch", init=True), ContainerStatus("main", running=True))
+    asking = pod(ADA, gpu_containers=("fetch",), containers=init)
+    key = ("research", "ada")
+    held, (problem,) = with_unlisted(Holdings(), {key: asking})
+    assert held.unresolved == 1
+    assert "research/ada" in problem.message
+    listed = Holdings((Holding(ADA, "nvidia.com/gpu", "GPU-a"),))
+    for holdings, shown in (
+        (listed, asking),
+        (Holdings(), replace(asking, phase="Succeeded")),
+        (Holdings(), replace(asking, gpu_containers=("fetch", "main"))),
+        (Holdings(), replace(asking, gpu_containers=())),
+        (Holdings(), replace(asking, containers=())),
+    ):
+        assert with_unlisted(holdings, {key: shown}) == (holdings, ())

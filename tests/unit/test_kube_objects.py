@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpucost.config import Dcgm, Kubernetes
-from gpucost.model import ContainerStatus
+from gpucost.model import ContainerClaim, ContainerStatus, Reserved
 from gpucost.sources.base import SourceError
 from gpucost.sources.kube_objects import (
     PodObject,
@@ -322,3 +322,65 @@ def test_a_dcgm_exporter_is_found_by_its_labels(
 def test_a_dcgm_exporter_that_is_going_is_not_asked() -> None:
     meta = {"labels": GPU_OPERATOR, "deletionTimestamp": AT}
     assert dcgm_url_of(decode(changed(metadata=meta), PodObject), Dcgm()) is None
+
+
+def test_a_container_has_its_runtimes_id_without_the_scheme() -> None:
+    status = {
+        "containerStatuses": [{"name": "a", "containerID": "containerd://c0ffee"}, {"name": "b"}]
+    }
+    found = parse_pod({"metadata": {"name": "p"}, "status": status}, SETTINGS)
+    assert [container.id for container in found.containers] == ["c0ffee", ""]
+
+
+def test_a_static_pod_runs_under_the_hash_of_its_manifest() -> None:
+    hashed = {"kubernetes.io/config.hash": "abc", "kubernetes.io/config.mirror": "abc"}
+    for stated, uid in ((hashed, "abc"), ({"kubernetes.io/config.hash": "abc"}, "")):
+        found = parse_pod({"metadata": {"name": "p", "annotations": stated}}, SETTINGS)
+        assert found.cgroup_uid == uid
+
+
+def test_what_containers_take_of_which_claims() -> None:
+    spec = {
+        "resourceClaims": [
+            {"name": "own", "resourceClaimName": "big"},
+            {"name": "made", "resourceClaimTemplateName": "t"},
+            {"name": "late", "resourceClaimTemplateName": "t"},
+        ],
+        "initContainers": [{"name": "i", "resources": {"claims": [{"name": "made"}]}}],
+        "containers": [
+            {"name": "a", "resources": {"claims": [{"name": "own", "request": "gpu"}]}},
+            {"name": "b", "resources": {"claims": [{"name": "late"}, {"name": "none"}]}},
+        ],
+    }
+    status = {
+        "resourceClaimStatuses": [
+            {"name": "made", "resourceClaimName": "p-made-x7"},
+            {"name": "late"},
+        ],
+        "extendedResourceClaimStatus": {
+            "resourceClaimName": "p-extended-x8",
+            "requestMappings": [
+                {"containerName": "b", "resourceName": "nvidia.com/gpu", "requestName": "r0"}
+            ],
+        },
+    }
+    found = parse_pod(
+        {"metadata": {"name": "p", "namespace": "ml"}, "spec": spec, "status": status}, SETTINGS
+    )
+    assert found.claims == (
+        ContainerClaim("i", "ml/p-made-x7"),
+        ContainerClaim("a", "ml/big", "gpu"),
+        ContainerClaim("b", "ml/p-extended-x8", "r0"),
+    )
+
+
+def test_the_parts_that_hami_reserved_are_their_containers() -> None:
+    asks = {"limits": {"nvidia.com/gpu": "1"}}
+    spec = {
+        "initContainers": [{"name": "i", "resources": asks}],
+        "containers": [{"name": "a"}, {"name": "b", "resources": asks}],
+    }
+    text = "GPU-0,NVIDIA,1024,0:;,,0,0:;GPU-1,NVIDIA,2048,50:;"
+    meta = {"name": "p", "annotations": {"hami.io/vgpu-devices-allocated": text}}
+    found = parse_pod({"metadata": meta, "spec": spec}, SETTINGS)
+    assert found.reserved == (Reserved("b", "GPU-1", 2 << 30, 0.5),)

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from gpucost.model import ContainerClaim, ContainerStatus, Node, Pod
+from gpucost.sources import hami
 from gpucost.sources.base import SourceError
 from gpucost.sources.gpu_resources import is_gpu_resource
 from gpucost.sources.node_labels import (
@@ -290,6 +291,9 @@ def pod_of(found: PodObject, settings: Kubernetes, resource_names: Collection[st
             meta.name, labels, annotations, _owner_of(meta), _seconds(meta.creation_timestamp)
         )
     )
+    asking = tuple(
+        c.name for c in [*init, *(spec.containers or [])] if _asks_for_gpu(c, resource_names)
+    )
     return Pod(
         namespace=meta.namespace or "default",
         name=meta.name,
@@ -304,11 +308,14 @@ def pod_of(found: PodObject, settings: Kubernetes, resource_names: Collection[st
         or any(c.readiness_probe is not None for c in containers),
         deleted=meta.deletion_timestamp is not None,
         containers=_statuses(status, {c.name for c in init if not c.restartable}),
-        gpu_containers=tuple(
-            c.name for c in [*init, *(spec.containers or [])] if _asks_for_gpu(c, resource_names)
-        ),
+        gpu_containers=asking,
         labels=_published(labels, settings.published_labels),
         annotations=_published(annotations, settings.published_annotations),
+        reserved=hami.parse_reserved(
+            annotations[hami.ANNOTATION], asking, {c.name for c in init if not c.restartable}
+        )
+        if hami.ANNOTATION in annotations
+        else (),
         claims=_claims(meta.namespace or "default", spec, status),
         cgroup_uid=annotations.get(CONFIG_HASH, "") if MIRROR in annotations else "",
     )
