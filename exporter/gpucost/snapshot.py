@@ -252,7 +252,7 @@ class Gatherer:
         before = self._resolved
         if (
             before is None
-            or before[0][0] != holdings
+            or (before[0][0] is not holdings and before[0][0] != holdings)
             or before[0][1] is not dra
             or before[0][2] is not pods
             or before[0][3] != devices

@@ -46,9 +46,10 @@ _GPU_SIGNALS: tuple[tuple[str, str, Callable[[GpuReading], object]], ...] = (
 )
 """Name, the part that its NVML calls' names have in common, and where the value is."""
 
-_WITHOUT_GPM = {
+_WITHOUT = {
     "activity": "NVML has none for MIG instances before Hopper; DCGM has (dcgm-exporter)",
     "efficiency": "NVML has none before Hopper (GPM); DCGM has (dcgm-exporter)",
+    "processes": "the driver shows those of others only with the host's PIDs (hostPID: true)",
 }
 
 
@@ -87,5 +88,5 @@ def _signal(
         for call, silence in unit.silent.items()
         if calls in call
     ]
-    detail = "; ".join(reasons) or _WITHOUT_GPM.get(name, "absent")
+    detail = "; ".join(reasons) or _WITHOUT.get(name, "absent")
     return GpuSignal(unit_id, model, name, works=False, detail=detail)
