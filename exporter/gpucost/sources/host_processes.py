@@ -58,6 +58,7 @@ class HostProcesses:
         self._clock = clock
         self._visible: bool | None = None
         self._seen: dict[int, _Seen] = {}
+        self._last: dict[int, Process] = {}
         self._met: set[int] = set()
         self._checked_at = clock()
 
@@ -76,34 +77,35 @@ class HostProcesses:
         """
         if not processes or not self.visible:
             return processes if processes or self.visible else None
-        return tuple([self._described(process) for process in processes])
+        met, last, found = self._met, self._last, []
+        for process in processes:
+            pid = process.pid
+            met.add(pid)
+            before = last.get(pid)
+            if before is None or before.memory_bytes != process.memory_bytes:
+                before = last[pid] = self._described(process)
+            found.append(before)
+        return tuple(found)
 
     def _described(self, process: Process) -> Process:
         pid = process.pid
-        self._met.add(pid)
         seen = self._seen.get(pid)
         if seen is None:
             seen = self._seen[pid] = self._look(pid)
-        return Process(
-            pid,
-            process.memory_bytes,
-            seen.cgroup,
-            process.sm_ratio,
-            process.sm_peak,
-            process.mps or seen.mps,
-        )
+        return Process(pid, process.memory_bytes, seen.cgroup, mps=seen.mps)
 
     def end_reading(self) -> None:
         """Forget the processes that no device showed since the last call."""
         if len(self._seen) != len(self._met):
             self._seen = {pid: seen for pid, seen in self._seen.items() if pid in self._met}
+            self._last = {pid: last for pid, last in self._last.items() if pid in self._met}
         self._met.clear()
         now = self._clock()
         if now - self._checked_at >= RECHECK_SECONDS:
             self._checked_at = now
             for pid, seen in list(self._seen.items()):
                 if self._started(pid) != seen.started:
-                    del self._seen[pid]
+                    del self._seen[pid], self._last[pid]
 
     def _look(self, pid: int) -> _Seen:
         """What is known of a PID now."""
