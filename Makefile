@@ -62,6 +62,11 @@ bench: ## the published figures, one line each: name value unit goal
 	@scripts/bootstrap.sh python compiler bench
 	$(PY) tests/bench/run.py
 
+.PHONY: fuzz
+fuzz: ## fuzz every parser and the HTTP server (RUNS inputs each, TARGETS some of them)
+	@scripts/bootstrap.sh python fuzz
+	@.cache/fuzz/bin/python tests/fuzz/fuzz.py $(if $(RUNS),--runs $(RUNS)) $(TARGETS)
+
 .PHONY: lock
 lock: ## resolve the locked requirements again (UPGRADE=1: to the newest versions)
 	@scripts/bootstrap.sh lock

@@ -2,7 +2,7 @@
 # Brings what the Makefile's targets need to a machine that has git and make, and nothing more:
 # Debian 12+ or Ubuntu 24.04+. Without root it asks for what only root can install, in one line.
 #
-#   scripts/bootstrap.sh [python] [compiler] [prometheus] [lock] [bench]
+#   scripts/bootstrap.sh [python] [compiler] [prometheus] [lock] [bench] [fuzz]
 #
 # What is there already is left alone, and a run with nothing to do uses no network. Everything
 # it makes lies in .venv and .cache of the checkout.
@@ -93,6 +93,16 @@ need_bench() {
   new_venv "$CACHE/bench"
   pip_locked "$CACHE/bench" requirements/bench.txt
   echo "$stamp" >"$CACHE/bench/.stamp"
+}
+
+need_fuzz() {
+  local stamp
+  stamp=$(stamp_of requirements/fuzz.txt)
+  fresh "$CACHE/fuzz" "$stamp" && return
+  new_venv "$CACHE/fuzz"
+  pip_locked "$CACHE/fuzz" requirements/fuzz.txt
+  echo "$PWD/exporter" >"$("$CACHE/fuzz/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/gpucost.pth"
+  echo "$stamp" >"$CACHE/fuzz/.stamp"
 }
 
 need_lock() {
@@ -195,8 +205,8 @@ missing_packages() { # NEED...
 needs=("${@:-python}")
 for need in "${needs[@]}"; do
   case $need in
-  python | compiler | prometheus | lock | bench) ;;
-  *) die "knows no '$need'; one of: python compiler prometheus lock bench" ;;
+  python | compiler | prometheus | lock | bench | fuzz) ;;
+  *) die "knows no '$need'; one of: python compiler prometheus lock bench fuzz" ;;
   esac
 done
 

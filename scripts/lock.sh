@@ -18,3 +18,4 @@ compile requirements/build.txt "$@" --group build
 compile requirements/test.txt "$@" pyproject.toml --group test --group lint --group build \
   --constraint requirements/runtime.txt --constraint requirements/build.txt
 compile requirements/bench.txt "$@" --group bench
+compile requirements/fuzz.txt "$@" pyproject.toml --group fuzz --constraint requirements/runtime.txt

@@ -49,6 +49,7 @@ def groups(*names: str) -> list[str]:
         ("build.txt", groups("build")),
         ("test.txt", PROJECT["project"]["dependencies"] + groups("test", "lint", "build")),
         ("bench.txt", groups("bench")),
+        ("fuzz.txt", PROJECT["project"]["dependencies"] + groups("fuzz")),
     ],
 )
 def test_what_pyproject_asks_for_is_locked(file: str, asked: list[str]) -> None:
