@@ -67,6 +67,29 @@ fuzz: ## fuzz every parser and the HTTP server (RUNS inputs each, TARGETS some o
 	@scripts/bootstrap.sh python fuzz
 	@.cache/fuzz/bin/python tests/fuzz/fuzz.py $(if $(RUNS),--runs $(RUNS)) $(TARGETS)
 
+# Root's PATH is often not the caller's: sudo env "PATH=$$PATH" make cluster
+CLUSTER := PYTHONPATH=tests $(PY) -m cluster
+
+.PHONY: cluster
+cluster: ## a real Kubernetes node with played GPUs, on this machine (root; Go >= 1.26)
+	@scripts/bootstrap.sh python compiler cluster
+	@$(CLUSTER) up
+
+.PHONY: cluster-down
+cluster-down: ## end it; nothing is left but the programs in ~/.cache/gpucost
+	@scripts/bootstrap.sh python
+	@$(CLUSTER) down
+
+.PHONY: e2e
+e2e: ## the steps on that node, or on the cluster of KUBECONFIG; STEP=words for some of them
+	@scripts/bootstrap.sh python compiler cluster
+	$(CLUSTER) run $(PY) -m pytest tests/e2e $(if $(STEP),-k '$(STEP)')
+
+.PHONY: e2e-long
+e2e-long: ## the steps that take long
+	@scripts/bootstrap.sh python compiler cluster
+	$(CLUSTER) run $(PY) -m pytest tests/e2e -m slow $(if $(STEP),-k '$(STEP)')
+
 .PHONY: lock
 lock: ## resolve the locked requirements again (UPGRADE=1: to the newest versions)
 	@scripts/bootstrap.sh lock

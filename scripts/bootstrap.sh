@@ -2,7 +2,7 @@
 # Brings what the Makefile's targets need to a machine that has git and make, and nothing more:
 # Debian 12+ or Ubuntu 24.04+. Without root it asks for what only root can install, in one line.
 #
-#   scripts/bootstrap.sh [python] [compiler] [prometheus] [lock] [bench] [fuzz]
+#   scripts/bootstrap.sh [python] [compiler] [prometheus] [cluster] [lock] [bench] [fuzz]
 #
 # What is there already is left alone, and a run with nothing to do uses no network. Everything
 # it makes lies in .venv and .cache of the checkout.
@@ -194,19 +194,28 @@ prometheus_from_image() {
 
 # --- What only root can install, asked for at once ----------------------------------------------
 
+# What the cluster is made with, besides the programs that it builds and unpacks for itself.
+missing_programs() {
+  command -v ip >/dev/null || echo iproute2
+  command -v iptables >/dev/null || echo iptables
+  command -v buildah >/dev/null || echo buildah
+  command -v mmdebstrap >/dev/null || echo mmdebstrap
+}
+
 missing_packages() { # NEED...
   local need
   find_python >/dev/null || echo python3-venv
   for need in "$@"; do
     [ "$need" != compiler ] || can_compile || echo gcc libc6-dev
+    [ "$need" != cluster ] || missing_programs
   done
 }
 
 needs=("${@:-python}")
 for need in "${needs[@]}"; do
   case $need in
-  python | compiler | prometheus | lock | bench | fuzz) ;;
-  *) die "knows no '$need'; one of: python compiler prometheus lock bench fuzz" ;;
+  python | compiler | prometheus | cluster | lock | bench | fuzz) ;;
+  *) die "knows no '$need'; one of: python compiler prometheus cluster lock bench fuzz" ;;
   esac
 done
 
@@ -219,5 +228,5 @@ if [ -n "$missing" ]; then
   [ -z "$missing" ] || die "install first: apt-get install $missing (Debian 12+ or Ubuntu 24.04+; elsewhere Python >= 3.11 with venv, and gcc with headers)"
 fi
 for need in "${needs[@]}"; do
-  [ "$need" = compiler ] || "need_$need"
+  case $need in compiler | cluster) ;; *) "need_$need" ;; esac
 done

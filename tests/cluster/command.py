@@ -36,8 +36,11 @@ def main(words: Sequence[str]) -> int:
     commands.add_parser("status", help="say whether it is up")
     commands.add_parser("programs", help="build the programs and images, and start nothing")
     commands.add_parser("inside", help=argparse.SUPPRESS)
-    enter = commands.add_parser("enter", help="run a command inside, as on the node itself")
-    enter.add_argument("words", nargs=argparse.REMAINDER)
+    for name, what in (
+        ("enter", "run a command inside, as on the node itself"),
+        ("run", "the same, with a cluster for as long as it takes; with KUBECONFIG on that one"),
+    ):
+        commands.add_parser(name, help=what).add_argument("words", nargs=argparse.REMAINDER)
     chosen = parser.parse_args(words)
     place = Place.of_environment()
     try:
@@ -56,6 +59,8 @@ def main(words: Sequence[str]) -> int:
                 bring_up(place)
             case "enter":
                 return enter_machine(place, chosen.words)
+            case "run":
+                return run_with_cluster(place, chosen.words)
     except ClusterError as error:
         print(f"cluster: {error}", file=sys.stderr)
         return 1
@@ -103,6 +108,19 @@ def enter_machine(place: Place, words: Sequence[str]) -> int:
     }
     shell = [shutil.which("bash") or "sh"]
     return subprocess.run([*entering(place), *(words or shell)], env=env, check=False).returncode
+
+
+def run_with_cluster(place: Place, words: Sequence[str]) -> int:
+    """Run a command on a cluster, which is taken down again if it was not up before."""
+    if "KUBECONFIG" in os.environ:
+        return subprocess.run(words, check=False).returncode
+    was_open = is_open(place)
+    up(place)
+    try:
+        return enter_machine(place, words)
+    finally:
+        if not was_open:
+            close_machine(place)
 
 
 def _programs(place: Place) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from cluster.failure import ClusterError
 from cluster.identity import living, name_of
 from cluster.place import HERE, HOST_FOLDERS, NODE, ROOT
+from cluster.prerequisites import require_own_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -112,8 +113,9 @@ def run_inside(place: Place, command: Sequence[str], timeout: float) -> None:
 def close_machine(place: Place, *, keep_logs: bool = False) -> None:
     """End the machine inside and undo all it did; without one, clear what it may have left.
 
-    Raises ClusterError if something inside cannot be ended.
+    Raises ClusterError if something inside cannot be ended, or the state folder is not a cluster's.
     """
+    require_own_folder(place.state)
     deadline = time.monotonic() + CLOSE_SECONDS
     holder = living(place.holder)
     if holder is not None:

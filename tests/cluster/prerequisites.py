@@ -44,12 +44,15 @@ def require(place: Place) -> None:
     missing = sorted({package for name, package in NEEDED.items() if shutil.which(name) is None})
     if missing:
         raise ClusterError(f"programs are missing. Run: apt-get install {' '.join(missing)}")
+    require_own_folder(place.state)
     if len(str(place.state)) > LONGEST_SOCKET:
         raise ClusterError(
             f"{place.state} is too long a path to hold sockets. "
             "Set GPUCOST_CLUSTER_STATE to a shorter one"
         )
-    _folder_is_ours(place.state)
+    if any(Path(folder).is_symlink() for folder in HOST_FOLDERS):
+        linked = next(folder for folder in HOST_FOLDERS if Path(folder).is_symlink())
+        raise ClusterError(f"{linked} is a symbolic link, which cannot be mounted over")
     free = shutil.disk_usage(_existing(place.state)).free
     if free < FREE_BYTES:
         raise ClusterError(
@@ -85,8 +88,8 @@ def _cgroups() -> bool:
     return all(os.access(root / name / "cgroup.procs", os.W_OK) for name in ("cpu", "memory"))
 
 
-def _folder_is_ours(state: Path) -> None:
-    """A folder that holds something else must not be cleared by `down`."""
+def require_own_folder(state: Path) -> None:
+    """Raise ClusterError for a folder that holds something else: it must not be cleared."""
     if state.is_dir() and any(state.iterdir()) and not (state / "kernel.json").exists():
         left = sorted(entry.name for entry in state.iterdir())
         if left != ["logs"]:
@@ -94,9 +97,6 @@ def _folder_is_ours(state: Path) -> None:
                 f"{state} holds something that is not a cluster's ({left[0]}). "
                 "Set GPUCOST_CLUSTER_STATE to another folder"
             )
-    if any(Path(folder).is_symlink() for folder in HOST_FOLDERS):
-        linked = next(folder for folder in HOST_FOLDERS if Path(folder).is_symlink())
-        raise ClusterError(f"{linked} is a symbolic link, which cannot be mounted over")
 
 
 def _existing(path: Path) -> Path:
