@@ -111,7 +111,8 @@ class Partition:
             return self.instances
         known = {instance.identity: instance for instance in self.instances}
         found = []
-        self._by_slot, by_slot = [], []
+        self._by_slot = []  # not known, until all have been asked
+        by_slot: list[Instance | None] = []
         for slot in range(self._slots):
             handle = self._calls.ask(self._gpu, _HANDLE, self._gpu.handle, slot)
             if handle is None:
