@@ -16,6 +16,9 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct, field
 
+from gpucost.engines import ENGINE_NAMES
+from gpucost.series import parse_series
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -202,6 +205,92 @@ class Kubernetes(_Section, frozen=True):
     """The same for annotations."""
 
 
+class RequestRule(_Section, frozen=True):
+    """Where pods show their metrics, by their labels. The first rule that matches a pod counts.
+
+    Only here can a bearer token be stated: it goes to the pods that the rule selects, and never
+    to one that only says of itself that it shows metrics.
+    """
+
+    pod_selector: Annotated[dict[Words, str], Meta(min_length=1)]
+    """Pod labels that must all be there, with these values."""
+    port: Annotated[int, Meta(ge=1, le=65_535)]
+    """At the pod's own address."""
+    namespaces: tuple[Words, ...] = ()
+    """Where it applies; unset: anywhere."""
+    path: Annotated[str, Meta(pattern=r"^/[!-~]*$", max_length=1024)] = "/metrics"
+    """NIM has /v1/metrics, TensorRT-LLM /prometheus/metrics."""
+    scheme: Literal["http", "https"] = "http"
+    ca_file: Words | None = None
+    """Certificates to trust; unset: those that the system trusts."""
+    insecure_skip_verify: bool = False
+    """Take any certificate: pods seldom have one for their address."""
+    bearer_token_file: Words | None = None
+    """Read anew for each request."""
+    engine: Words | None = None
+    """A row of the table of engines, or a name of requests.engines; unset: whichever knows the
+    page."""
+    served_model: Words | None = None
+    """What it serves, for an engine that does not say."""
+    part: Literal["alone", "member", "helper"] | None = None
+    """Whether several pods do the work together (docs/requests.md); unset: by the pod's labels."""
+
+
+Series = Annotated[str, Meta(min_length=1, max_length=1000)]
+
+
+class CustomEngine(_Section, frozen=True):
+    """Your own server: which of its series count its work.
+
+    A series is like `name{label="value"}`, with Prometheus's matchers; several are added up with
+    `+`, and ` * 0.001` makes seconds of milliseconds. What it does not count is left out.
+    """
+
+    name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+    """As in the label `engine`."""
+    model_label: str = ""
+    """The label that names the served model."""
+    finished: Series | None = None
+    """Requests in all, where successes alone are not counted."""
+    success: Series | None = None
+    failure: Series | None = None
+    aborted: Series | None = None
+    """Those that the client gave up."""
+    input_tokens: Series | None = None
+    cached_input_tokens: Series | None = None
+    """Of the input, what came from a prefix cache."""
+    cached_in_input: bool = True
+    """Whether input_tokens holds the cached ones too."""
+    output_tokens: Series | None = None
+    prefill_seconds: Series | None = None
+    decode_seconds: Series | None = None
+    compute_seconds: Series | None = None
+    """By which the models of one server are told apart in cost."""
+    running: Series | None = None
+    waiting: Series | None = None
+    batch_size: Series | None = None
+
+
+class Requests(_Section, frozen=True):
+    """The requests source: the metrics of the inference servers in this node's GPU pods."""
+
+    enabled: bool = True
+    interval_seconds: Annotated[float, Meta(ge=1, le=3600)] = 15.0
+    """How often each server is asked."""
+    timeout_seconds: Annotated[float, Meta(gt=0, le=60)] = 3.0
+    """For the whole answer, to its last byte."""
+    max_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 16 << 20
+    """A larger page is refused."""
+    max_concurrent: Annotated[int, Meta(ge=1, le=32)] = 2
+    """Servers that are asked at once."""
+    window_seconds: Annotated[float, Meta(ge=60, le=86_400)] = 600.0
+    """Over which cost per request and per token are taken."""
+    rules: tuple[RequestRule, ...] = ()
+    """Where pods that do not say so themselves show their metrics."""
+    engines: tuple[CustomEngine, ...] = ()
+    """Servers that the shipped table does not know."""
+
+
 class Http(_Section, frozen=True):
     """The HTTP server."""
 
@@ -236,6 +325,7 @@ class Config(_Section, frozen=True):
     dcgm: Dcgm = Dcgm()
     kubelet: Kubelet = Kubelet()
     kubernetes: Kubernetes = Kubernetes()
+    requests: Requests = Requests()
     http: Http = Http()
 
     @property
@@ -243,6 +333,13 @@ class Config(_Section, frozen=True):
         """The billing time zone."""
         return ZoneInfo(self.billing_time_zone)
 
+
+ENGINE_FIGURES = tuple(
+    name
+    for name in CustomEngine.__struct_fields__
+    if name not in ("name", "model_label", "cached_in_input")
+)
+"""The fields of a CustomEngine that are series."""
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -427,6 +524,33 @@ def _check_prices(stated: Prices) -> None:
             )
 
 
+def _check_requests(stated: Requests) -> None:
+    """Engines that are not there, or not as they are written. Raises ConfigError."""
+    known = set(ENGINE_NAMES)
+    for index, engine in enumerate(stated.engines):
+        path = f"requests.engines[{index}]"
+        if engine.name in known:
+            raise ConfigError(f"{path}.name: there is an engine `{engine.name}` already. Rename it.")
+        known.add(engine.name)
+        figures = {name: getattr(engine, name) for name in ENGINE_FIGURES}
+        if not any(figures.values()):
+            raise ConfigError(f"{path}: counts nothing. Name at least one series of its work.")
+        for name, written in figures.items():
+            try:
+                _ = () if written is None else parse_series(written)
+            except ValueError as error:
+                raise ConfigError(
+                    f"{path}.{name}: {error}. Write it like"
+                    ' requests_total{code=~"2.."} (docs/requests.md).'
+                ) from error
+    for index, rule in enumerate(stated.rules):
+        if rule.engine is not None and rule.engine not in known:
+            raise ConfigError(
+                f"requests.rules[{index}].engine: there is no engine `{rule.engine}`. Known are"
+                f" {', '.join(sorted(known))}."
+            )
+
+
 def _check(config: Config) -> None:
     """What types cannot say. Raises ConfigError."""
     try:
@@ -437,6 +561,7 @@ def _check(config: Config) -> None:
             " as Europe/Berlin."
         ) from error
     _check_prices(config.prices)
+    _check_requests(config.requests)
     if 2 * config.scrape_interval_seconds > config.linger_seconds:
         raise ConfigError(
             "linger_seconds: ended pods' counters must stay for at least two scrape intervals"

@@ -371,6 +371,8 @@ class Pod(Value, frozen=True):
     reserved: tuple[Reserved, ...] = ()
     cgroup_uid: str = ""
     """The UID in its cgroup's name where that is not `uid`: of a static pod."""
+    serving: Serving | None = None
+    """None where nothing says that it shows metrics, nor what it is to others."""
 
     @property
     def finished(self) -> bool:
@@ -391,6 +393,95 @@ class Node(Value, frozen=True):
     provider: str = ""
     labels: Mapping[str, str] = {}
     annotations: Mapping[str, str] = {}
+
+
+# --- What work came out -----------------------------------------------------------------------
+
+
+class Count(StrEnum):
+    """What an engine counts of its work, each since its start.
+
+    Requests in all and by outcome, tokens (`prompt` holds the cached ones, `input` does not),
+    seconds of work by phase and in all, and what went through how many batches.
+    """
+
+    FINISHED = "finished"
+    SUCCESS = "success"
+    FAILURE = "failure"
+    ABORTED = "aborted"
+    PROMPT = "prompt"
+    CACHED = "cached"
+    INPUT = "input"
+    OUTPUT = "output"
+    PREFILL_SECONDS = "prefill_seconds"
+    DECODE_SECONDS = "decode_seconds"
+    COMPUTE_SECONDS = "compute_seconds"
+    BATCHED = "batched"
+    BATCHES = "batches"
+
+
+OUTCOMES = (Count.SUCCESS, Count.FAILURE, Count.ABORTED)
+
+
+class Part(StrEnum):
+    """What a pod is to the work that is asked of it.
+
+    ALONE: what it counts is what it costs. MEMBER: it counts what several pods do together.
+    HELPER: it does a part of what another pod counts, so that its own counts would be twice.
+    """
+
+    ALONE = "alone"
+    MEMBER = "member"
+    HELPER = "helper"
+
+
+class Endpoint(Value, frozen=True):
+    """Where a pod shows its metrics, at its own address.
+
+    `rule` is the place of the settings' rule that says so, None where the pod says so itself;
+    `stated` is False where its words were not meant for us (a port called metrics).
+    """
+
+    url: str
+    engine: str = ""
+    """The row of the table of engines; empty: whichever knows the page."""
+    rule: int | None = None
+    stated: bool = True
+
+
+class Serving(Value, frozen=True):
+    """How a pod's work can be seen.
+
+    `served_model` names what it serves where its engine does not say; `models`, where it is not
+    empty, are the only ones that count.
+    """
+
+    endpoints: tuple[Endpoint, ...] = ()
+    part: Part = Part.ALONE
+    served_model: str = ""
+    models: tuple[str, ...] = ()
+
+
+class ModelReading(Value, frozen=True):
+    """What an engine says of one served model; a count that it does not keep is absent.
+
+    `started_at` is when its process started (Unix time), None where it does not say.
+    """
+
+    engine: str
+    served_model: str
+    counts: Mapping[Count, float]
+    running: float | None = None
+    waiting: float | None = None
+    batch: float | None = None
+    started_at: float | None = None
+
+
+class EngineReading(Value, frozen=True):
+    """What a pod's engines answered at `read_at`, on the monotonic clock."""
+
+    read_at: float
+    models: tuple[ModelReading, ...]
 
 
 # --- One look at the node ---------------------------------------------------------------------

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from gpucost.model import (
         Claimable,
         ClaimResult,
+        EngineReading,
         GpuReading,
         Holdings,
         Node,
@@ -69,4 +70,11 @@ class DraRead(Struct, frozen=True):
 
     devices: Mapping[tuple[str, str], Claimable]
     claims: Mapping[str, tuple[ClaimResult, ...]]
+    problems: tuple[Problem, ...] = ()
+
+
+class RequestsRead(Struct, frozen=True):
+    """What the inference servers in this node's pods said last, by (namespace, name)."""
+
+    pods: Mapping[tuple[str, str], EngineReading] = {}
     problems: tuple[Problem, ...] = ()

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from gpucost.config import Requests
 from gpucost.model import ContainerClaim, ContainerStatus, Node, Pod
 from gpucost.sources import hami
 from gpucost.sources.base import SourceError
+from gpucost.sources.engine_endpoints import PodFacts, serving_of
 from gpucost.sources.gpu_resources import is_gpu_resource
 from gpucost.sources.node_labels import (
     INSTANCE_TYPE_LABELS,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from gpucost.config import Dcgm, Kubernetes
+    from gpucost.model import Serving
 
 MAX_PUBLISHED_CHARS = 1024
 """Of a published label or annotation; the rest of a longer one is cut off."""
@@ -94,8 +97,14 @@ class _Resources(Wire):
     claims: list[_ClaimUse] | None = None
 
 
+class _Port(Wire):
+    name: str | None = None
+    container_port: int = 0
+
+
 class _Container(Wire):
     name: str = ""
+    ports: list[_Port] | None = None
     resources: _Resources | None = None
     readiness_probe: _Present | None = None
     restart_policy: str | None = None
@@ -238,11 +247,17 @@ def decode(document: Document, shape: type[_T]) -> _T:
         ) from error
 
 
+_NO_RULES = Requests()
+
+
 def parse_pod(
-    document: Document, settings: Kubernetes, resource_names: Collection[str] = ()
+    document: Document,
+    settings: Kubernetes,
+    resource_names: Collection[str] = (),
+    requests: Requests = _NO_RULES,
 ) -> Pod:
     """A v1 Pod. Raises SourceError (malformed)."""
-    return pod_of(decode(document, PodObject), settings, resource_names)
+    return pod_of(decode(document, PodObject), settings, resource_names, requests)
 
 
 def parse_pod_list(
@@ -250,6 +265,7 @@ def parse_pod_list(
     settings: Kubernetes,
     node_name: str = "",
     resource_names: Collection[str] = (),
+    requests: Requests = _NO_RULES,
 ) -> dict[tuple[str, str], Pod]:
     """A v1 PodList by (namespace, name); given a node's name, only that node's pods.
 
@@ -259,7 +275,7 @@ def parse_pod_list(
         (pod.namespace, pod.name): pod
         for found in decode(document, PodList).items or ()
         if on_node(found, node_name)
-        for pod in [pod_of(found, settings, resource_names)]
+        for pod in [pod_of(found, settings, resource_names, requests)]
     }
 
 
@@ -279,7 +295,12 @@ def on_node(pod: PodObject, node_name: str) -> bool:
     return pod.status is not None and pod.status.phase not in ("", None, "Pending")
 
 
-def pod_of(found: PodObject, settings: Kubernetes, resource_names: Collection[str] = ()) -> Pod:
+def pod_of(
+    found: PodObject,
+    settings: Kubernetes,
+    resource_names: Collection[str] = (),
+    requests: Requests = _NO_RULES,
+) -> Pod:
     """The domain's Pod of an API object."""
     meta, spec, status = found.metadata, found.spec or _PodSpec(), found.status or _PodStatus()
     labels, annotations = meta.labels or {}, meta.annotations or {}
@@ -318,6 +339,9 @@ def pod_of(found: PodObject, settings: Kubernetes, resource_names: Collection[st
         else (),
         claims=_claims(meta.namespace or "default", spec, status),
         cgroup_uid=annotations.get(CONFIG_HASH, "") if MIRROR in annotations else "",
+        serving=_serving(found, requests)
+        if any(_asks_for_gpu(c, resource_names) for c in containers)
+        else None,
     )
 
 
@@ -441,6 +465,25 @@ def _claims(namespace: str, spec: _PodSpec, status: _PodStatus) -> tuple[Contain
             for mapping in extended.request_mappings or ()
         ]
     return tuple(stated)
+
+
+def _serving(found: PodObject, requests: Requests) -> Serving | None:
+    """Where a GPU pod shows its metrics while it runs."""
+    status, spec = found.status or _PodStatus(), found.spec or _PodSpec()
+    if not requests.enabled or status.phase != "Running":
+        return None
+    containers = [*(spec.init_containers or []), *(spec.containers or [])]
+    ports = [(it.name or "", it.container_port) for c in containers for it in c.ports or ()]
+    return serving_of(
+        PodFacts(
+            namespace=found.metadata.namespace or "default",
+            ip=status.pod_ip or "",
+            labels=found.metadata.labels or {},
+            annotations=found.metadata.annotations or {},
+            ports=ports,
+        ),
+        requests,
+    )
 
 
 def _published(values: Mapping[str, str], patterns: Iterable[str]) -> dict[str, str]:

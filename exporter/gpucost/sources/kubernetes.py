@@ -12,6 +12,7 @@ import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from gpucost.config import Requests
 from gpucost.model import Node, Pod, Problem
 from gpucost.sources.base import ClusterRead, SourceError
 from gpucost.sources.kube_api import KubeApi
@@ -51,11 +52,13 @@ class PodCollection:
         dcgm: Dcgm,
         node_name: str,
         resource_names: Collection[str],
+        requests: Requests,
     ) -> None:
         self._settings = settings
         self._dcgm = dcgm
         self._node_name = node_name
         self._resource_names = frozenset(resource_names)
+        self._requests = requests
         self._lock = threading.Lock()
         self._pods: dict[PodKey, Pod] = {}
         self._dcgm_urls: dict[PodKey, str] = {}
@@ -122,7 +125,7 @@ class PodCollection:
         return on_node(pod, self._node_name)
 
     def _reduce(self, pod: PodObject) -> Pod:
-        return pod_of(pod, self._settings, self._resource_names)
+        return pod_of(pod, self._settings, self._resource_names, self._requests)
 
     def _skip(self, error: SourceError) -> None:
         with self._lock:
@@ -172,7 +175,8 @@ class KubernetesSource:
     """The API server's view of one node.
 
     `configure` gives the kubernetes Configuration to connect with; unset, the service account
-    or KUBECONFIG. `resource_names` are further extended resources that are GPUs.
+    or KUBECONFIG. `resource_names` are further extended resources that are GPUs;
+    `requests` says which pods show metrics.
     """
 
     name = NAME
@@ -184,13 +188,14 @@ class KubernetesSource:
         node_name: str,
         *,
         resource_names: Collection[str] = (),
+        requests: Requests = Requests(),  # noqa: B008 - frozen
         pace: Pace = Pace(),  # noqa: B008 - frozen
         configure: Callable[[], Any] | None = None,
     ) -> None:
         self._node_name = node_name
         self._pace = pace
         self._api = KubeApi(settings.timeout_seconds, configure)
-        self._pods = PodCollection(settings, dcgm, node_name, resource_names)
+        self._pods = PodCollection(settings, dcgm, node_name, resource_names, requests)
         self._node = NodeCollection(node_name)
         self._pod_watch = Watch(
             self._api, "/api/v1/pods", f"spec.nodeName={node_name}", self._pods, pace

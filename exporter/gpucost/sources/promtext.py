@@ -58,7 +58,7 @@ def parse_rows(page: bytes, prefix: str) -> tuple[Row, ...]:
         written = sample["labels"] or b""
         # Exporters repeat a device's label set with every metric: it is read once.
         if (row := rows.get(written)) is None:
-            labels = _labels(written)
+            labels = parse_labels(written)
             if labels is None:
                 raise _malformed(number, line)
             row = rows[written] = Row(labels, [])
@@ -66,7 +66,13 @@ def parse_rows(page: bytes, prefix: str) -> tuple[Row, ...]:
     return tuple(rows.values())
 
 
-def _labels(written: bytes) -> dict[str, str] | None:
+def parse_sample(line: bytes) -> tuple[bytes, float] | None:
+    """The label set, as written, and the value of one line; None where it is no sample."""
+    sample = _LINE.fullmatch(line)
+    return None if sample is None else (sample["labels"] or b"", float(sample["value"]))
+
+
+def parse_labels(written: bytes) -> dict[str, str] | None:
     """What stands between the braces; None if it is no label set, or names a label twice."""
     labels: dict[str, str] = {}
     position = len(written) - len(written.lstrip(b" \t"))

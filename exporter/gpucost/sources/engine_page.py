@@ -1,0 +1,221 @@
+"""A page of metrics to what an engine says of its work; pure, and in one pass while it comes in.
+
+Most lines of such a page are histogram buckets: a line that is not in the table of engines is
+never looked at beyond its first letters. What is in the table is read strictly, and the page is
+taken whole or not at all: one whose end is missing would otherwise pass for an engine that has
+counted less, and so for one that was restarted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from gpucost.model import Count, ModelReading
+from gpucost.sources.base import SourceError
+from gpucost.engines import PROCESS_START
+from gpucost.sources.promtext import parse_labels, parse_sample
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from gpucost.series import Term, Terms
+    from gpucost.engines import EngineTable, Reads
+
+MAX_LINE_BYTES = 64 << 10
+MAX_SAMPLES = 20_000
+"""Of those in the table."""
+MAX_MODELS = 64
+"""Served models of one pod: each is a set of series."""
+MAX_NAME_CHARS = 253
+
+_Sample = tuple[dict[str, str], float]
+
+
+class EnginePage:
+    """Takes a page piece by piece, and keeps what the table knows."""
+
+    def __init__(self, table: EngineTable) -> None:
+        """Begin with nothing."""
+        self._table = table
+        self._rest = b""
+        self._samples: dict[bytes, dict[bytes, float]] = {}
+        self._kept: list[bytes] = []
+        self._count = 0
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next bytes. Raises SourceError: malformed, too_large."""
+        lines = (self._rest + piece).split(b"\n")
+        self._rest = lines.pop()
+        if len(self._rest) > MAX_LINE_BYTES:
+            raise _malformed(f"a line has more than {MAX_LINE_BYTES} bytes")
+        beginnings, names = self._table.beginnings, self._table.names
+        for line in lines:
+            if line.startswith(beginnings):
+                brace = line.find(b"{")
+                name = line[:brace].rstrip() if brace > 0 else line.split(None, 1)[0]
+                if name in names:
+                    self._take(name, line)
+
+    def _take(self, name: bytes, line: bytes) -> None:
+        sample = parse_sample(line.rstrip())
+        if sample is None:
+            raise _malformed(f"not a sample: {_shown(line)}")
+        self._count += 1
+        if self._count > MAX_SAMPLES:
+            raise SourceError(
+                "too_large",
+                f"The page has more than {MAX_SAMPLES} series that count.",
+                "Is it the page of one engine, and not of a proxy or a Prometheus?",
+            )
+        written, value = sample
+        series = self._samples.setdefault(name, {})
+        if written in series:
+            raise _malformed(f"the same series twice: {_shown(line)}")
+        series[written] = value
+        self._kept.append(line)
+
+    def kept(self) -> bytes:
+        """The lines that count, as they were: a page that reads the same."""
+        return b"".join(line + b"\n" for line in self._kept)
+
+    def models(self, engine: str = "", only: Collection[str] = ()) -> tuple[ModelReading, ...]:
+        """What the whole page says, when its last piece was fed.
+
+        `engine` names the table's row that it must be; empty: any. Of the served models those in
+        `only` count; empty: all. Raises SourceError: malformed, unrecognised, too_many_models.
+        """
+        if self._rest:
+            raise _malformed("its last line has no end, so it may be cut off")
+        samples = {name.decode(): self._labelled(found) for name, found in self._samples.items()}
+        starts = [v for labels, v in samples.get(PROCESS_START, ()) if not labels and v > 0]
+        started_at = starts[0] if starts and math.isfinite(starts[0]) else None
+        models: dict[str, ModelReading] = {}
+        known = False
+        for row in self._table.named(engine):
+            if (known and not row.engine.beside) or not _is_on(row, samples):
+                continue
+            known = True
+            found = _read(row, samples, started_at)
+            models = {**{model.served_model: model for model in found}, **models}
+        if not known:
+            raise SourceError(
+                "unrecognised",
+                "The page is none of an engine that is known"
+                + (f" as {engine}." if engine else "."),
+                "Name its series under requests.engines, or give the address of the engine's own"
+                " page (docs/requests.md).",
+            )
+        if len(models) > MAX_MODELS:
+            raise SourceError(
+                "too_many_models",
+                f"The page names {len(models)} served models; {MAX_MODELS} are read at most.",
+                "Name those that count with the annotation gpucost.io/served-models.",
+            )
+        return tuple(m for m in models.values() if not only or m.served_model in only)
+
+    def _labelled(self, found: Mapping[bytes, float]) -> Sequence[_Sample]:
+        samples: list[_Sample] = []
+        for written, value in found.items():
+            labels = parse_labels(written)
+            if labels is None:
+                raise _malformed(f"not a label set: {_shown(written)}")
+            samples.append((labels, value))
+        return samples
+
+
+def parse_engine_page(
+    page: bytes, table: EngineTable, engine: str = "", only: Collection[str] = ()
+) -> tuple[ModelReading, ...]:
+    """What a whole page says: `EnginePage` fed at once. Raises SourceError."""
+    reading = EnginePage(table)
+    reading.feed(page)
+    return reading.models(engine, only)
+
+
+_Samples = dict[str, "Sequence[_Sample]"]
+
+
+def _is_on(row: Reads, samples: _Samples) -> bool:
+    foreign = row.engine.foreign
+    return any(
+        not any(label in labels for label in foreign)
+        for mark in row.marks
+        for labels, _ in samples.get(mark, ())
+    )
+
+
+def _read(row: Reads, samples: _Samples, started_at: float | None) -> Iterator[ModelReading]:
+    counts: dict[str, dict[Count, float]] = {}
+    for count, figure in row.counts.items():
+        for model, value in _by_model(row, figure, samples, counter=True).items():
+            counts.setdefault(model, {})[count] = value
+    running = _by_model(row, row.running, samples)
+    waiting = _by_model(row, row.waiting, samples)
+    batch = _by_model(row, row.batch, samples)
+    models = dict.fromkeys((*counts, *running, *waiting))
+    steps = {it for whole, parts in row.engine.parts.items() if whole in models for it in parts}
+    for model in models:
+        if model in steps:
+            continue
+        own = counts.get(model, {})
+        if not row.engine.cached_in_prompt and Count.CACHED in own and Count.PROMPT in own:
+            own[Count.PROMPT] += own[Count.CACHED]
+        yield ModelReading(
+            engine=row.engine.name,
+            served_model=model[:MAX_NAME_CHARS],
+            counts=own,
+            running=running.get(model),
+            waiting=waiting.get(model),
+            batch=batch.get(model),
+            started_at=started_at,
+        )
+
+
+def _by_model(
+    row: Reads, figure: Sequence[Terms], samples: _Samples, *, counter: bool = False
+) -> dict[str, float]:
+    """A figure's sums by served model, of its first alternative that the page has."""
+    for terms in figure:
+        found: dict[str, float] = {}
+        for term in terms:
+            for model, value in _of_term(row, term, samples, counter=counter):
+                found[model] = found.get(model, 0.0) + value
+        if found:
+            return found
+    return {}
+
+
+def _of_term(
+    row: Reads, term: Term, samples: _Samples, *, counter: bool
+) -> Iterator[tuple[str, float]]:
+    engine = row.engine
+    highest: dict[tuple[tuple[str, str], ...], tuple[str, float]] = {}
+    for labels, value in samples.get(term.name, ()):
+        if not term.takes(labels) or any(label in labels for label in engine.foreign):
+            continue
+        if not math.isfinite(value) or value < 0:
+            if counter:
+                raise _malformed(f"{term.name} is {value:g}, and a counter cannot be")
+            continue
+        model = next((labels[name] for name in engine.model if labels.get(name)), "")
+        if counter or not engine.copies:
+            yield model, value * term.scale
+            continue
+        key = tuple(sorted(it for it in labels.items() if it[0] not in engine.copies))
+        if key not in highest or value > highest[key][1]:
+            highest[key] = (model, value)
+    for model, value in highest.values():
+        yield model, value * term.scale
+
+
+def _shown(line: bytes) -> str:
+    return repr(line[:48].decode("ascii", "backslashreplace"))
+
+
+def _malformed(what: str) -> SourceError:
+    return SourceError(
+        "malformed",
+        f"The page is no whole Prometheus text: {what}.",
+        "Look at it with curl: is the address that of the engine's metrics?",
+    )
