@@ -530,7 +530,9 @@ def _check_requests(stated: Requests) -> None:
     for index, engine in enumerate(stated.engines):
         path = f"requests.engines[{index}]"
         if engine.name in known:
-            raise ConfigError(f"{path}.name: there is an engine `{engine.name}` already. Rename it.")
+            raise ConfigError(
+                f"{path}.name: there is an engine `{engine.name}` already. Rename it."
+            )
         known.add(engine.name)
         figures = {name: getattr(engine, name) for name in ENGINE_FIGURES}
         if not any(figures.values()):

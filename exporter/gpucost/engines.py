@@ -79,15 +79,14 @@ _VLLM_RUNNING, _VLLM_WAITING = ("vllm:num_requests_running",), ("vllm:num_reques
 
 _RAY_PREFIXES = ("ray_vllm_", "ray_vllm:")
 
+
 def _as_ray_writes(figure: Figure) -> Figure:
     """Ray's metrics agent puts `ray_` before a name and, since 2.44, `_` for its colon."""
-    return tuple(
-        name for it in figure for name in (it.replace("vllm:", w) for w in _RAY_PREFIXES)
-    )
+    return tuple(name for it in figure for name in (it.replace("vllm:", w) for w in _RAY_PREFIXES))
 
 
 _BENTO_WORK = (
-    'endpoint!~"/|/docs\\\\.json|/static_content/.*|/(healthz|livez|readyz|metrics|schema\\\\.json)"'
+    'endpoint!~"/|/static_content/.*|/(docs\\\\.json|schema\\\\.json|healthz|livez|readyz|metrics)"'
 )
 """Matchers of what is asked of a service, and not of its pages."""
 
@@ -243,9 +242,10 @@ ENGINES = (
             Count.FAILURE: ('nv_inference_request_failure{reason!="CANCELED"}',),
             Count.ABORTED: ('nv_inference_request_failure{reason="CANCELED"}',),
             Count.COMPUTE_SECONDS: (
-                "nv_inference_compute_input_duration_us * 1e-6"
-                " + nv_inference_compute_infer_duration_us * 1e-6"
-                " + nv_inference_compute_output_duration_us * 1e-6",
+                " + ".join(
+                    f"nv_inference_compute_{step}_duration_us * 1e-6"
+                    for step in ("input", "infer", "output")
+                ),
             ),
             Count.BATCHED: ("nv_inference_count",),
             Count.BATCHES: ("nv_inference_exec_count",),
@@ -290,9 +290,7 @@ ENGINES = (
                 "ray_serve_deployment_error_counter_total",
                 "ray_serve_deployment_error_counter",
             ),
-            Count.COMPUTE_SECONDS: (
-                "ray_serve_deployment_processing_latency_ms_sum * 0.001",
-            ),
+            Count.COMPUTE_SECONDS: ("ray_serve_deployment_processing_latency_ms_sum * 0.001",),
         },
         running=("ray_serve_replica_processing_queries",),
         waiting=("ray_serve_deployment_queued_queries",),

@@ -18,13 +18,14 @@ from gpucost.sources.kube_api import in_kubernetes
 from gpucost.sources.kubernetes import KubernetesSource
 from gpucost.sources.nvml import NvmlSource
 from gpucost.sources.podresources import PodResourcesSource
+from gpucost.sources.requests import RequestsSource
 
 if TYPE_CHECKING:
     from gpucost.config import Config
     from gpucost.config_file import ConfigFile
     from gpucost.model import Claimed, Snapshot
     from gpucost.reader import Asked
-    from gpucost.sources.base import DeviceRead, DraRead, HoldingsRead
+    from gpucost.sources.base import DeviceRead, DraRead, HoldingsRead, RequestsRead
 
 KUBELET_SETTLE_SECONDS = 15.0
 """A pod is shown by the API server as soon as it is bound; it holds a device when the kubelet
@@ -57,9 +58,13 @@ class OpenSources:
                 config.dcgm,
                 node_name,
                 resource_names=config.kubelet.resource_names,
+                requests=config.requests,
             )
             if cluster
             else None
+        )
+        self.requests = (
+            RequestsSource(config.requests) if self.kubernetes and config.requests.enabled else None
         )
         self.dra = (
             DraSource(config.kubernetes, node_name, self._claimed)
@@ -76,6 +81,7 @@ class OpenSources:
             kubelet=self._paced_kubelet(config),
             kubernetes=self._cluster,
             dra=self._paced_dra(config),
+            requests=Direct("requests", self._read_requests) if self.requests else None,
             in_kubernetes=cluster or has_kubelet,
         )
 
@@ -132,6 +138,13 @@ class OpenSources:
         url = self.dcgm_url()
         return None if url is None or self.dcgm is None else self.dcgm.read(url)
 
+    def _read_requests(self) -> RequestsRead | None:
+        """What the inference servers said, of the pods that the API server shows now."""
+        if self.requests is None:
+            return None
+        self.requests.follow(self._shown().pods)
+        return self.requests.read()
+
     def _shown(self) -> ClusterRead:
         """What the API server has shown, as this cycle read it; nothing until it has answered.
 
@@ -151,6 +164,8 @@ class OpenSources:
             self.kubelet.close()
         if self.dra and asked.dra and asked.dra.close():
             self.dra.close()
+        if self.requests:
+            self.requests.close()
         if self.kubernetes:
             self.kubernetes.close()
 
@@ -201,7 +216,7 @@ class LiveNode:
     def _reconfigure(self, before: Config) -> None:
         """Open the sources anew if their own settings changed; holders and devices are kept."""
         now = self.config
-        sections = ("nvml", "dcgm", "kubelet", "kubernetes")
+        sections = ("nvml", "dcgm", "kubelet", "kubernetes", "requests")
         if any(getattr(before, name) != getattr(now, name) for name in sections):
             self.sources.close()
             self.sources = OpenSources(now, self._node_name)

@@ -511,6 +511,8 @@ class Snapshot(Value, frozen=True):
     `holdings` is None where no source knows who holds what (a silent kubelet); on a machine
     without Kubernetes it is empty, for there nobody can hold. `pods` is None without the API
     server, keyed by (namespace, name). `node_known` is False until the Node was read.
+    `clock_seconds` is the moment on the monotonic clock; `engines` is what the inference servers
+    in pods said last, the same mapping until one says something new.
     """
 
     wall_time: float
@@ -521,6 +523,8 @@ class Snapshot(Value, frozen=True):
     pods: Mapping[tuple[str, str], Pod] | None
     sources: tuple[SourceStatus, ...] = ()
     problems: tuple[Problem, ...] = ()
+    clock_seconds: float = 0.0
+    engines: Mapping[tuple[str, str], EngineReading] = {}
 
 
 # --- Who pays ---------------------------------------------------------------------------------

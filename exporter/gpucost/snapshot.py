@@ -29,7 +29,7 @@ from gpucost.model import (
     UnitReading,
     unit_of,
 )
-from gpucost.sources.base import ClusterRead, DeviceRead, DraRead, HoldingsRead
+from gpucost.sources.base import ClusterRead, DeviceRead, DraRead, HoldingsRead, RequestsRead
 from gpucost.waste import readings_by_unit
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ _NOBODY = Holdings(assumed=True)
 class Sources(Struct, frozen=True):
     """The sources of a node; None for one that is not there.
 
-    A DCGM read is None where no dcgm-exporter was found. `in_kubernetes` is False on a plain
-    machine, where nobody can hold a GPU.
+    A DCGM read is None where no dcgm-exporter was found, and a requests read where no pod shows
+    metrics. `in_kubernetes` is False on a plain machine, where nobody can hold a GPU.
     """
 
     nvml: Asked[DeviceRead] | None = None
@@ -59,6 +59,7 @@ class Sources(Struct, frozen=True):
     kubelet: Asked[HoldingsRead] | None = None
     kubernetes: Asked[ClusterRead] | None = None
     dra: Asked[DraRead] | None = None
+    requests: Asked[RequestsRead | None] | None = None
     in_kubernetes: bool = True
 
 
@@ -117,7 +118,8 @@ class Gatherer:
         nvml = self._answer(sources.nvml, wall_time)
         dcgm = self._answer(sources.dcgm, wall_time)
         kubelet = self._answer(sources.kubelet, wall_time)
-        for read in (cluster, nvml, dcgm, kubelet):
+        requests = self._asked_now(sources.requests, wall_time)
+        for read in (cluster, nvml, dcgm, kubelet, requests):
             self._problems += () if read is None else read.problems
 
         pods = None if cluster is None else cluster.pods
@@ -140,7 +142,16 @@ class Gatherer:
             pods=pods,
             sources=tuple(self._statuses),
             problems=tuple(self._problems),
+            clock_seconds=clock_seconds,
+            engines={} if requests is None else requests.pods,
         )
+
+    def _asked_now(self, source: Asked[T] | None, wall_time: float) -> T | None:
+        """The answer of a source that does no I/O and goes by what the others have said."""
+        if source is None:
+            return None
+        source.ask()
+        return self._answer(source, wall_time)
 
     def _complete(self, node: Node) -> Node:
         """The Node with the settings' part; the same object while both are (so are its prices)."""

@@ -7,76 +7,17 @@ from __future__ import annotations
 
 import gzip
 import socket
-import threading
 import time
 import tracemalloc
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucost.config import Dcgm
 from gpucost.sources.base import SourceError
 from gpucost.sources.dcgm import DcgmSource
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from page_server import Handler, serving
 
 PAGE = b'DCGM_FI_DEV_POWER_USAGE{gpu="0",UUID="GPU-a"} 75.5\n'
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers by the server's `answer`, and counts the requests."""
-
-    server: Server
-
-    def do_GET(self) -> None:
-        self.server.requests.append(self)
-        try:
-            self.server.answer(self)
-        except OSError:
-            self.close_connection = True  # the client went away: it had enough
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name in the base
-        """Quiet."""
-
-    def send(self, body: bytes, status: int = 200, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-class Server(ThreadingHTTPServer):
-    """A server on a free port; `stopping` ends answers that would go on for ever."""
-
-    daemon_threads = False
-
-    def __init__(self, answer: Callable[[Handler], None]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answer = answer
-        self.requests: list[Handler] = []
-        self.stopping = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/metrics"
-
-
-@contextmanager
-def serving(answer: Callable[[Handler], None]) -> Iterator[Server]:
-    with Server(answer) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.stopping.set()
-            server.shutdown()
-            thread.join()
 
 
 def source(

@@ -41,8 +41,9 @@ _MAX_PORT = 65_535
 
 
 class PartRow(Struct, frozen=True):
-    """A label by whose value a pod is a part of what several do; with `size`, an annotation of
-    how many there are: one alone is no group.
+    """A label by whose value a pod is a part of what several do.
+
+    `size` is an annotation that says how many they are: one alone is no group.
     """
 
     label: str

@@ -27,6 +27,8 @@ from gpucost.sources.base import SourceError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from _typeshed import WriteableBuffer
+
 _CHUNK_BYTES = 1 << 16
 _MAX_TOKEN_BYTES = 16 << 10
 _ENCODINGS = ("", "identity", "gzip", "x-gzip", "deflate")
@@ -120,7 +122,7 @@ class _Wire:
         """Send it all."""
         self._ready().sendall(data)
 
-    def receive(self, buffer: memoryview) -> int:
+    def receive(self, buffer: WriteableBuffer) -> int:
         """Receive what is there, or wait for it."""
         return self._ready().recv_into(buffer)
 
@@ -173,7 +175,7 @@ class _Incoming(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] - what io gives it
+    def readinto(self, buffer: WriteableBuffer) -> int:
         return self._wire.receive(buffer)
 
 

@@ -11,16 +11,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gpucost.engines import PROCESS_START
 from gpucost.model import Count, ModelReading
 from gpucost.sources.base import SourceError
-from gpucost.engines import PROCESS_START
 from gpucost.sources.promtext import parse_labels, parse_sample
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from gpucost.series import Term, Terms
     from gpucost.engines import EngineTable, Reads
+    from gpucost.series import Term, Terms
 
 MAX_LINE_BYTES = 64 << 10
 MAX_SAMPLES = 20_000

@@ -15,10 +15,9 @@ import time
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from gpucost.model import EngineReading, Endpoint, Part, Problem, Serving
+from gpucost.model import EngineReading, Problem
 from gpucost.sources.base import RequestsRead, SourceError
 from gpucost.sources.engine_endpoints import engine_table
 from gpucost.sources.engine_fetch import Trust, fetch
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from gpucost.config import Requests
-    from gpucost.model import ModelReading, Pod
     from gpucost.engines import EngineTable
+    from gpucost.model import Endpoint, ModelReading, Pod, Serving
 
 NAME = "requests"
 UNKNOWN_MODEL = "unknown"
@@ -63,12 +62,6 @@ class _Target:
         self.error: SourceError | None = None
 
 
-class _Asked(Struct, frozen=True):
-    """One endpoint's answer."""
-
-    models: tuple[ModelReading, ...]
-
-
 class RequestsSource:
     """Asks the pods that `follow` names, and gives what they said last.
 
@@ -77,9 +70,7 @@ class RequestsSource:
 
     name = NAME
 
-    def __init__(
-        self, settings: Requests, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, settings: Requests, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._table = engine_table(settings)
         self._clock = clock
@@ -232,7 +223,6 @@ def ask(
 ) -> EngineReading:
     """What all endpoints of a pod say. Raises SourceError for the first that says nothing."""
     models: dict[tuple[str, str], ModelReading] = {}
-    read_at = clock()
     for endpoint in serving.endpoints:
         page = EnginePage(table)
         fetch(
@@ -245,7 +235,7 @@ def ask(
         for model in page.models(endpoint.engine, serving.models):
             found = named(model, serving)
             models.setdefault((found.engine, found.served_model), found)
-    return EngineReading(read_at, tuple(models.values()))
+    return EngineReading(clock(), tuple(models.values()))
 
 
 def trust_of(endpoint: Endpoint, settings: Requests) -> Trust:
