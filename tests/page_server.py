@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator
 
 
@@ -52,8 +53,13 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(answer: Callable[[Handler], None]) -> Iterator[Server]:
+def serving(
+    answer: Callable[[Handler], None], context: ssl.SSLContext | None = None
+) -> Iterator[Server]:
+    """Serve until the test is done; in TLS where a context is given."""
     with Server(answer) as server:
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

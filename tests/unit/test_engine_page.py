@@ -468,8 +468,7 @@ _LINES = st.builds(
 def test_any_page_is_read_or_refused(page: bytes) -> None:
     try:
         models = parse_engine_page(page, TABLE)
-    except SourceError as error:
-        assert error.remedy
-    else:
-        for model in models:
-            assert all(value >= 0 for value in model.counts.values())
+    except SourceError:
+        return
+    for model in models:
+        assert all(value >= 0 for value in model.counts.values())

@@ -159,8 +159,15 @@ def _context(trust: Trust) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context
-    changed = None if trust.ca_file is None else Path(trust.ca_file).stat().st_mtime_ns
-    return _verifying(trust.ca_file, changed)
+    try:
+        changed = None if trust.ca_file is None else Path(trust.ca_file).stat().st_mtime_ns
+        return _verifying(trust.ca_file, changed)
+    except OSError as error:  # ssl.SSLError, of a file that holds no certificates, is one too
+        raise SourceError(
+            "tls",
+            f"The ca_file of a rule cannot be read ({type(error).__name__}).",
+            "Correct ca_file in requests.rules, or mount the ConfigMap.",
+        ) from error
 
 
 @lru_cache(maxsize=4)
