@@ -213,6 +213,12 @@ _ROWS = (
         ("month",),
         "The current month in the billing time zone, always 1.",
     ),
+    Family(
+        "gpucost_billing_month_start_timestamp_seconds",
+        "gauge",
+        ("month",),
+        "When the current month began in the billing time zone.",
+    ),
     # The exporter itself
     Family("gpucost_source_up", "gauge", ("source",), "1 if the last read of the source worked."),
     Family("gpucost_source_duration_seconds", "gauge", ("source",), "Duration of the last read."),

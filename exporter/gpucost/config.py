@@ -202,7 +202,7 @@ class Kubernetes(_Section, frozen=True):
     published_labels: tuple[Words, ...] = ()
     """Pod labels joined through gpucost_pod_labels; shell patterns, e.g. `app.kubernetes.io/*`."""
     published_annotations: tuple[Words, ...] = ()
-    """The same for annotations."""
+    """The same for annotations. `gpucost.io/exempt` is always published: the alerts read it."""
 
 
 class RequestRule(_Section, frozen=True):

@@ -28,7 +28,7 @@ from gpucost.model import (
     Snapshot,
     State,
 )
-from gpucost.months import by_month, month_of
+from gpucost.months import by_month, month_of, start_of
 from gpucost.pricing import Catalogue, price_gpus
 from gpucost.tenure import Patience, observe, seats_of
 from gpucost.waste import NO_WORK, Thresholds, usages
@@ -152,6 +152,7 @@ def advance(
         priced=priced,
         attributed=attributed,
         month=month_of(snapshot.wall_time, config.zone),
+        month_start=start_of(snapshot.wall_time, config.zone),
         price_dates=pricing.dates,
         config_in_force=terms.config_in_force,
         config_read_at=terms.config_read_at,

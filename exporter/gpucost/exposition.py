@@ -338,6 +338,7 @@ def _months(page: _Page, report: Report, now: float | None) -> None:
         seconds = _shown(sum(account.seconds.values()), account.shown_at, now)
         page.add("gpucost_workload_gpu_seconds_total", seconds, *labels)
     page.add("gpucost_billing_month_info", 1, report.month)
+    page.add("gpucost_billing_month_start_timestamp_seconds", report.month_start, report.month)
 
 
 def ledger_name(started_at: float) -> str:

@@ -813,7 +813,7 @@ class Report(Value, frozen=True):
     """Everything one cycle found, ready to be shown. Never changed, only replaced.
 
     `usages` covers every part of every GPU, held or not. `price_dates` is Unix time by price
-    source. `month` is the billing month, like 2026-11.
+    source. `month` is the billing month, like 2026-11, and `month_start` when it began, Unix time.
     """
 
     snapshot: Snapshot
@@ -832,3 +832,4 @@ class Report(Value, frozen=True):
     holder_states: tuple[State, ...] = HOLDER_STATES
     """The states that pods are charged in; `unhealthy` only by setting."""
     simulated: bool = False
+    month_start: float | None = None

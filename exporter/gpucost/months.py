@@ -23,6 +23,11 @@ def month_of(unix_seconds: float, zone: ZoneInfo) -> str:
     return _month(unix_seconds // _QUARTER_SECONDS, zone)[0]
 
 
+def start_of(unix_seconds: float, zone: ZoneInfo) -> float:
+    """When the month of a moment began, Unix time."""
+    return _month(unix_seconds // _QUARTER_SECONDS, zone)[1]
+
+
 def by_month(until: float, seconds: float, zone: ZoneInfo) -> list[tuple[str, float]]:
     """A stretch of `seconds` that ends at `until` (Unix time), cut at the months' ends."""
     stretches: list[tuple[str, float]] = []

@@ -216,6 +216,10 @@ class TestPod:
         settings = Kubernetes(published_annotations=("*",))
         assert len(parse_pod(found, settings).annotations["a"]) == 1024
 
+    def test_what_a_pod_is_exempt_from_is_published_without_being_asked_for(self) -> None:
+        found = changed(metadata={"annotations": {"gpucost.io/exempt": "idle", "b": "c"}})
+        assert parse_pod(found, Kubernetes()).annotations == {"gpucost.io/exempt": "idle"}
+
     @pytest.mark.parametrize(
         ("document", "where"),
         [

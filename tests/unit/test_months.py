@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpucost.months import by_month, month_of
+from gpucost.months import by_month, month_of, start_of
 
 ZONES = (
     *("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Pacific/Kiritimati"),
@@ -40,6 +40,10 @@ def at(text: str) -> float:
 )
 def test_a_moment_is_in_the_month_of_its_place(moment: str, zone: str, month: str) -> None:
     assert month_of(at(moment), ZoneInfo(zone)) == month
+    began = start_of(at(moment), ZoneInfo(zone))
+    assert datetime.fromtimestamp(began, ZoneInfo(zone)) == datetime(
+        int(month[:4]), int(month[5:]), 1, tzinfo=ZoneInfo(zone)
+    )
 
 
 @pytest.mark.parametrize(

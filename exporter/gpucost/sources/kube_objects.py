@@ -54,6 +54,10 @@ DCGM_LABELS = (
 )
 """A pod with any of these is a dcgm-exporter: the GPU operator's, the Helm chart's, GKE's."""
 
+EXEMPT_ANNOTATION = "gpucost.io/exempt"
+"""Names what a pod shall not be alerted for (`idle`, `expensive`): always published, for the rules
+read it."""
+
 _Strings = dict[str, str] | None
 _Moment = Annotated[datetime, Meta(tz=True)]
 
@@ -331,7 +335,7 @@ def pod_of(
         containers=_statuses(status, {c.name for c in init if not c.restartable}),
         gpu_containers=asking,
         labels=_published(labels, settings.published_labels),
-        annotations=_published(annotations, settings.published_annotations),
+        annotations=_published(annotations, (EXEMPT_ANNOTATION, *settings.published_annotations)),
         reserved=hami.parse_reserved(
             annotations[hami.ANNOTATION], asking, {c.name for c in init if not c.restartable}
         )
