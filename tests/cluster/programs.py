@@ -71,9 +71,13 @@ KWOK = Module("kwok")
 # Of the service discoveries only Kubernetes': the others bring 300 modules, one of which the Go
 # proxy does not serve.
 PROMETHEUS = Module("prometheus", tags="remove_all_sd,enable_kubernetes_sd")
+KEDA = Module("keda", settings=("github.com/kedacore/keda/v2/version.Version=2.21.0",))
+PROMETHEUS_OPERATOR = Module("prometheus-operator")
+ALERTMANAGER = Module("alertmanager")
 
 FOR_CLUSTER = (ETCD, KUBERNETES, COREDNS, HELM)
 FOR_TESTS = (PROMETHEUS, KWOK)
+FOR_OPERATORS = (KEDA, PROMETHEUS_OPERATOR, ALERTMANAGER)
 
 DEBIAN = {
     "containerd": "usr/bin/containerd",

@@ -79,6 +79,7 @@ def test_no_values_read_gpus_holders_and_names() -> None:
         "--config=/etc/gpucost/config.yaml",
         "--listen=:10190",
         "--log-level=info",
+        "--state-directory=/var/lib/gpucost",
     ]
     assert environment(release) == {
         "NODE_NAME": {
@@ -93,6 +94,7 @@ def test_no_values_read_gpus_holders_and_names() -> None:
     assert {path: source for path, (source, _) in mounts(release).items()} == {
         "/etc/gpucost": "not the node's",
         "/var/lib/kubelet/pod-resources": "/var/lib/kubelet/pod-resources",
+        "/var/lib/gpucost": "/var/lib/gpucost",
     }
 
 
@@ -126,6 +128,16 @@ def test_it_may_list_and_watch_pods_and_nodes_and_nothing_else() -> None:
     ]
 
 
+def test_dra_objects_may_be_asked_for_only_where_that_is_on() -> None:
+    *_, slices, claims = install("rbac: {dra: true}").one("ClusterRole")["rules"]
+    assert slices == {
+        "apiGroups": ["resource.k8s.io"],
+        "resources": ["resourceslices"],
+        "verbs": ["list", "watch"],
+    }
+    assert (claims["resources"], claims["verbs"]) == (["resourceclaims"], ["get"])
+
+
 def test_without_the_api_server_it_has_no_rights_and_no_token() -> None:
     release = install("config: {kubernetes: {enabled: false}}")
     assert not any("Role" in each["kind"] for each in release.objects)
@@ -145,8 +157,8 @@ def test_the_security_context_is_as_tight_as_it_works() -> None:
     assert release.pod["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
     for of_the_host in ("hostNetwork", "hostPID", "hostIPC"):
         assert not release.pod.get(of_the_host)
-    for path, (_, mount) in mounts(release).items():
-        assert mount["readOnly"] is True, path
+    writable = [path for path, (_, mount) in mounts(release).items() if not mount.get("readOnly")]
+    assert writable == ["/var/lib/gpucost"]
 
 
 def test_without_the_kubelet_it_is_not_root_and_sees_nothing_of_the_node() -> None:
@@ -491,4 +503,4 @@ def test_the_test_pod_is_nobody_and_has_no_rights() -> None:
     [container] = pod["spec"]["containers"]
     assert container["image"] == install().container["image"]
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    assert container["args"][1:] == [f"gpucost.{NAMESPACE}.svc", "10190"]
+    assert container["args"][1:] == [f"gpucost.{NAMESPACE}.svc", "10190", "http"]

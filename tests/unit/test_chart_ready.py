@@ -7,12 +7,17 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import bcrypt
+
+from certificates import Authority
 from gpucost.config import Http
 from gpucost.server import Server
+from gpucost.web_config import WebConfig
 from helm_chart import install
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 class Shown:
@@ -47,11 +52,11 @@ def serving(pages: Shown) -> Iterator[int]:
         server.close()
 
 
-def helm_test(host: str, port: int) -> subprocess.CompletedProcess[str]:
+def helm_test(host: str, port: int, *scheme: str) -> subprocess.CompletedProcess[str]:
     [container] = install().one("Pod")["spec"]["containers"]
     assert container["command"] == ["python3", "-c"]
     return subprocess.run(
-        [sys.executable, "-c", container["args"][0], host, str(port)],
+        [sys.executable, "-c", container["args"][0], host, str(port), *scheme],
         capture_output=True,
         check=False,
         text=True,
@@ -83,3 +88,21 @@ def test_nobody_there_fails_with_what_to_look_at() -> None:
     ran = helm_test("gpucost.nowhere.invalid", 10190)
     assert ran.returncode == 1
     assert "no exporter is ready" in ran.stdout
+
+
+def test_one_behind_tls_and_a_password_passes_without_knowing_either(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    authority.issue("exporter")
+    hashed = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
+    web = tmp_path / "web.yaml"
+    web.write_text(
+        "tls_server_config: {cert_file: exporter.pem, key_file: exporter.key}\n"
+        f'basic_auth_users: {{prometheus: "{hashed}"}}\n'
+    )
+    server = Server("127.0.0.1", 0, pages=READY, settings=Http(), web=WebConfig(web))
+    server.start()
+    try:
+        ran = helm_test("127.0.0.1", server.port, "https")
+    finally:
+        server.close()
+    assert (ran.returncode, ran.stdout) == (0, "127.0.0.1: ready\n"), ran.stderr

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 VALUES = gen_chart.read_values((CHART / "values.yaml").read_text())
 DIGEST = "sha256:" + "0a" * 32
 
+
+def monitor(words: str) -> str:
+    """A setting of a monitor, and a monitor."""
+    return f"scrape: {{method: serviceMonitor, monitor: {{{words}}}}}"
+
+
 CHANGES: dict[str, str] = {
     "global.imageRegistry": "global: {imageRegistry: registry.example.com}",
     "global.imagePullSecrets": "global: {imagePullSecrets: [one, {name: two}]}",
@@ -67,6 +73,28 @@ CHANGES: dict[str, str] = {
     "extraEnv": "extraEnv: [{name: TZ, value: UTC}]",
     "extraVolumes": "extraVolumes: [{name: web, secret: {secretName: web}}]",
     "extraVolumeMounts": "extraVolumeMounts: [{name: web, mountPath: /web}]",
+    "clusterName": "{clusterName: east, scrape: {method: podMonitor}}",
+    "rbac.dra": "rbac: {dra: true}",
+    "state.enabled": "state: {enabled: false}",
+    "state.hostPath": "state: {hostPath: /mnt/ledger}",
+    "scrape.monitor.namespace": monitor("namespace: watch"),
+    "scrape.monitor.labels": monitor("labels: {release: stack}"),
+    "scrape.monitor.annotations": monitor("annotations: {example.com/seen: 'yes'}"),
+    "scrape.monitor.scrapeTimeout": monitor("scrapeTimeout: 7s"),
+    "scrape.monitor.limits": monitor("limits: {sampleLimit: 50000}"),
+    "scrape.monitor.endpoint": monitor("endpoint: {tlsConfig: {insecureSkipVerify: true}}"),
+    "scrape.monitor.relabelings": monitor("relabelings: [{targetLabel: rack, replacement: r1}]"),
+    "scrape.monitor.metricRelabelings": monitor(
+        "metricRelabelings: [{action: labeldrop, regex: gone}]"
+    ),
+    "web.secretName": "web: {secretName: web}",
+    "web.configKey": "web: {secretName: web, configKey: web.yml}",
+    "web.tls": "web: {secretName: web, tls: true}",
+    "networkPolicy.enabled": "networkPolicy: {enabled: true}",
+    "networkPolicy.from": "networkPolicy: {enabled: true, from: [{ipBlock: {cidr: 10.0.0.0/8}}]}",
+    "extraContainers": "extraContainers: [{name: beside, image: x}]",
+    "extraInitContainers": "extraInitContainers: [{name: before, image: x}]",
+    "extraObjects": "extraObjects: [{kind: Secret, metadata: {name: '{{ .Release.Name }}-s'}}]",
     "priceRefresh.enabled": "priceRefresh: {enabled: true, providers: [azure]}",
     "priceRefresh.providers": "priceRefresh: {enabled: true, providers: [oci]}",
     "priceRefresh.regions": "priceRefresh: {enabled: true, providers: [azure], regions: [eastus]}",
@@ -75,6 +103,17 @@ CHANGES: dict[str, str] = {
     "[{name: GPUCOST_GCP_API_KEY, value: k}]}",
 }
 """For each value some other setting of it."""
+
+UNSEEN = {
+    "dashboards.method",
+    "dashboards.namespace",
+    "dashboards.labels",
+    "dashboards.annotations",
+    "dashboards.grafanaOperator.matchLabels",
+    "dashboards.grafanaOperator.folder",
+    "dashboards.grafanaOperator.allowCrossNamespaceImport",
+}
+"""Tried in test_chart_dashboards.py."""
 
 SHOWS: dict[str, str] = {
     "global.imageRegistry": "registry.example.com/gpucost:",
@@ -89,6 +128,20 @@ SHOWS: dict[str, str] = {
     "terminationGracePeriodSeconds": '"terminationGracePeriodSeconds": 5',
     "hostPID": '"hostPID": true',
     "port": "--listen=:9999",
+    "clusterName": '"targetLabel": "cluster", "replacement": "east"',
+    "state.hostPath": "/mnt/ledger",
+    "scrape.monitor.namespace": '"namespace": "watch"',
+    "scrape.monitor.labels": '"release": "stack"',
+    "scrape.monitor.annotations": '"example.com/seen": "yes"',
+    "scrape.monitor.scrapeTimeout": '"scrapeTimeout": "7s"',
+    "scrape.monitor.limits": '"sampleLimit": 50000',
+    "scrape.monitor.endpoint": '"insecureSkipVerify": true',
+    "scrape.monitor.relabelings": '"targetLabel": "rack"',
+    "scrape.monitor.metricRelabelings": '"regex": "gone"',
+    "web.configKey": "--web-config=/etc/gpucost-web/web.yml",
+    "web.tls": '"scheme": "HTTPS"',
+    "networkPolicy.from": "10.0.0.0/8",
+    "extraObjects": "gpucost-s",
     "priceRefresh.providers": '"--provider=oci"',
     "priceRefresh.regions": '"--region=eastus"',
     "priceRefresh.schedule": '"schedule": "1 2 * * *"',
@@ -110,7 +163,7 @@ def shown(release: Release) -> str:
 
 
 def test_every_value_is_tried() -> None:
-    assert CHANGES.keys() == set(paths())
+    assert CHANGES.keys() == set(paths()) - UNSEEN
     assert SHOWS.keys() <= CHANGES.keys()
 
 
@@ -128,7 +181,17 @@ def test_all_at_once_is_still_one_release() -> None:
     for change in CHANGES.values():
         merge(together, yaml.safe_load(change))
     kinds = sorted(each["kind"] for each in install(yaml.safe_dump(together)).objects)
-    assert kinds == ["ConfigMap", "ConfigMap", "CronJob", "DaemonSet", "Pod", "Service"]
+    assert kinds == [
+        "ConfigMap",
+        "ConfigMap",
+        "CronJob",
+        "DaemonSet",
+        "NetworkPolicy",
+        "Pod",
+        "Secret",
+        "Service",
+        "ServiceMonitor",
+    ]
 
 
 def merge(into: dict[str, Any], more: dict[str, Any]) -> None:
@@ -147,6 +210,25 @@ def test_an_upgrade_that_reuses_the_old_charts_values_works(tmp_path: Path) -> N
     shutil.copy(OLD_CHART / "values.yaml", chart)
     kinds = {each["kind"] for each in install(chart=chart).objects}
     assert kinds == {each["kind"] for each in install(chart=OLD_CHART).objects}
+
+
+@pytest.mark.parametrize(
+    ("values", "shows"),
+    [
+        ("scrape: {method: podMonitor}", '"scrapeTimeout": "10s"'),
+        ("networkPolicy: {enabled: true}", '"app.kubernetes.io/name": "prometheus"'),
+        ("web: {secretName: web}", "--web-config=/etc/gpucost-web/web-config.yaml"),
+        ("state: {enabled: true}", '"path": "/var/lib/gpucost"'),
+        ("dashboards: {method: grafanaDashboard}", ""),
+    ],
+)
+def test_what_is_new_can_be_turned_on_over_an_older_charts_values(
+    tmp_path: Path, values: str, shows: str
+) -> None:
+    chart = tmp_path / "gpucost"
+    shutil.copytree(CHART, chart)
+    shutil.copy(OLD_CHART / "values.yaml", chart)
+    assert shows in shown(install(values, chart=chart))
 
 
 def test_a_parent_charts_own_globals_are_let_through() -> None:
@@ -186,7 +268,11 @@ def test_a_parent_charts_own_globals_are_let_through() -> None:
         ("config: {prices: {fallback: {H100: -2}}}", ["/config/prices/fallback/H100"]),
         ("config: {idle_threshold_ratio: 2}", ["/config/idle_threshold_ratio", "want 1"]),
         ("driver: {mode: gke}", ["/driver/mode", "'runtime', 'hostPath', 'none'"]),
-        ("scrape: {method: podMonitor}", ["/scrape/method", "'serviceAnnotations'"]),
+        ("scrape: {method: both}", ["/scrape/method", "'serviceAnnotations'"]),
+        ("scrape: {monitor: {enabled: true}}", ["/scrape/monitor", "'enabled'"]),
+        ("networkPolicy: {enabled: true, from: []}", ["/networkPolicy/from", "minItems"]),
+        ("state: {hostPath: ledger}", ["/state/hostPath", "pattern"]),
+        ("dashboards: {method: sidecar}", ["/dashboards/method", "'configMap'"]),
         ("logLevel: loud", ["/logLevel", "'debug'"]),
         ("image: {digest: latest}", ["/image/digest", "does not match pattern"]),
         ("image: {pullPolicy: Sometimes}", ["/image/pullPolicy", "'Always'"]),

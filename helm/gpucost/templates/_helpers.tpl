@@ -135,6 +135,43 @@ them every upgrade would begin new series, and restart the pods for a label.
 {{- toYaml $context -}}
 {{- end -}}
 
+{{- /*
+"hostPath" where the ledger is on the node's disk, "emptyDir" where only root could write there, else
+empty. Values of an older chart know nothing of it: their users get it too.
+*/ -}}
+{{- define "gpucost.state" -}}
+{{- $state := default dict .Values.state -}}
+{{- if ne (toString $state.enabled) "false" -}}
+{{- ternary "hostPath" "emptyDir" (not (empty (include "gpucost.asksKubelet" .))) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* "https" or "http": how the exporter is asked. */ -}}
+{{- define "gpucost.scheme" -}}
+{{- ternary "https" "http" (not (empty (default dict .Values.web).tls)) -}}
+{{- end -}}
+
+{{- /*
+What a scrape's target is called: its node. What Prometheus copies from the exporter's own pod changes
+with every rollout, and would begin every series anew.
+*/ -}}
+{{- define "gpucost.relabelings" -}}
+{{- $monitor := default dict .Values.scrape.monitor -}}
+- sourceLabels: [__meta_kubernetes_pod_node_name]
+  targetLabel: instance
+- targetLabel: job
+  replacement: gpucost
+{{- with .Values.clusterName }}
+- targetLabel: cluster
+  replacement: {{ . | quote }}
+{{- end }}
+- action: labeldrop
+  regex: pod|container|endpoint|service|namespace|node
+{{- with $monitor.relabelings }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{- /* What asks a Prometheus that follows annotations to scrape. */ -}}
 {{- define "gpucost.scrapeAnnotations" -}}
 prometheus.io/scrape: "true"
