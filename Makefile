@@ -62,6 +62,11 @@ bench: ## the published figures, one line each: name value unit goal
 	@scripts/bootstrap.sh python compiler bench
 	$(PY) tests/bench/run.py
 
+.PHONY: accuracy
+accuracy: ## how exact the bill is: known truth, the real core, a real Prometheus (ARGUMENTS="--hours 24")
+	@scripts/bootstrap.sh python prometheus
+	@PYTHONPATH=tests $(PY) tests/accuracy/run.py $(ARGUMENTS)
+
 .PHONY: fuzz
 fuzz: ## fuzz every parser and the HTTP server (RUNS inputs each, TARGETS some of them)
 	@scripts/bootstrap.sh python fuzz

@@ -10,6 +10,7 @@ import math
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -75,7 +76,10 @@ users: [{{name: me, user: {{}}}}]
             "FAKE_NVML_SCENARIO": str(folder / "nvml.world"),
             "LD_LIBRARY_PATH": str(fake_nvml.library().parent),
         }
-        self._arguments = ("--config", str(folder / "config.yaml"), "--node-name", "gpu-1")
+        self._arguments: tuple[str, ...] = (
+            *("--config", str(folder / "config.yaml")),
+            *("--node-name", "gpu-1"),
+        )
         self._port: int | None = None
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -93,6 +97,10 @@ users: [{{name: me, user: {{}}}}]
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+
+    def rename(self, name: str) -> None:
+        """The node has another name from its next life on."""
+        self._arguments = (*self._arguments[:-1], name)
 
     def end(self, how: signal.Signals = signal.SIGKILL) -> int:
         """End it, if it lives, and what came of it."""
@@ -313,3 +321,85 @@ def test_killed_at_every_call_that_keeps_the_ledger_it_has_what_was_shown(
         assert kept.ledger.billed_usd >= float(lines[-1])
         assert kept.ledger.clock_seconds in (10.0, 15.0, 20.0, 25.0)
     pytest.fail("it never survived")
+
+
+def test_a_gpu_that_fell_off_the_bus_while_it_was_away_is_still_billed(tmp_path: Path) -> None:
+    folder = tmp_path / "node"
+    with playing(folder) as exporter:
+        kept, lost = fake_nvml.h100(), fake_nvml.h100()
+        fake_nvml.World(folder / "nvml.world", [kept, lost])
+        exporter.start()
+        exporter.shows_counters()
+        exporter.end()
+        fake_nvml.World(folder / "nvml.world", [kept])
+        exporter.start()
+        deadline = time.monotonic() + PATIENCE
+        while not any(
+            name == "gpucost_gpu_seconds_total" and value and ("state", "unhealthy") in labels
+            for (name, labels), value in exporter.first_page().items()
+        ):
+            assert time.monotonic() < deadline, exporter.log
+            time.sleep(0.1)
+        healthy = {
+            dict(labels)["uuid"]: value
+            for (name, labels), value in exporter.first_page().items()
+            if name == "gpucost_gpu_healthy"
+        }
+        assert healthy == {kept.uuid: 1.0, lost.uuid: 0.0}
+
+
+def test_under_another_name_it_begins_anew_and_says_so(tmp_path: Path) -> None:
+    with playing(tmp_path / "node") as exporter:
+        exporter.start()
+        exporter.shows_counters()
+        exporter.end()
+        exporter.rename("gpu-2")
+        exporter.start()
+        page = exporter.first_page()
+        kinds = {dict(labels)["kind"] for (name, labels) in page if name == "gpucost_problems"}
+        assert "renamed" in kinds
+        assert all(dict(labels)["node"] == "gpu-2" for _, labels in page)
+        assert len(list(exporter.state.glob(f"{FILE}.*renamed"))) == 1
+
+
+def test_a_file_that_was_damaged_is_kept_and_it_begins_at_0(tmp_path: Path) -> None:
+    with playing(tmp_path / "node") as exporter:
+        exporter.start()
+        exporter.shows_counters()
+        exporter.end()
+        file = exporter.state / FILE
+        damaged = bytearray(file.read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        file.write_bytes(damaged)
+        exporter.start()
+        page = exporter.first_page()
+        kinds = {dict(labels)["kind"] for (name, labels) in page if name == "gpucost_problems"}
+        assert "corrupt" in kinds
+        assert not any(counters(page).values())
+        [kept] = exporter.state.glob(f"{FILE}.*corrupt")
+        assert kept.read_bytes() == damaged
+
+
+def test_a_disk_that_fills_up_stops_no_bill_and_the_next_life_begins_at_0(tmp_path: Path) -> None:
+    """A limit on the size of its files stands in for the disk's end (setrlimit(2))."""
+    with playing(tmp_path / "node") as exporter:
+        exporter.start()
+        exporter.shows_counters()
+        assert exporter.process is not None
+        resource.prlimit(exporter.process.pid, resource.RLIMIT_FSIZE, (64, 64))
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            page = exporter.first_page()
+            kinds = {dict(labels)["kind"] for (name, labels) in page if name == "gpucost_problems"}
+            if "unwritable" in kinds:
+                break
+            assert time.monotonic() < deadline, exporter.log
+            time.sleep(0.2)
+        up = {
+            dict(labels)["source"]: value for (name, labels), value in page.items() if "_up" in name
+        }
+        assert up["state"] == 0
+        assert not (exporter.state / FILE).exists()
+        exporter.end()
+        exporter.start()
+        assert not any(counters(exporter.first_page()).values())
