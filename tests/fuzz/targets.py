@@ -13,12 +13,15 @@ from zoneinfo import ZoneInfo
 
 from gpucost import checkpoint, config
 from gpucost.cgroups import owner_of
-from gpucost.config import ConfigError, Dcgm, Kubernetes
+from gpucost.config import ConfigError, Dcgm, Kubernetes, Requests
+from gpucost.engines import table_of
 from gpucost.restart import Moment, resumed
 from gpucost.sources import kube_watch, podresources
 from gpucost.sources.base import SourceError
 from gpucost.sources.dcgm_page import parse_dcgm
 from gpucost.sources.dra import SliceCollection
+from gpucost.sources.engine_page import EnginePage, parse_engine_page
+from gpucost.sources.hami import parse_reserved
 from gpucost.sources.kube_objects import parse_node, parse_pod, parse_pod_list
 from gpucost.sources.kubernetes import PodCollection
 from gpucost.sources.proto.podresources_v1_pb2 import (
@@ -35,6 +38,7 @@ HERE = Path(__file__).resolve().parent
 NODES = HERE.parent / "nodes"
 SAMPLES = HERE.parent / "samples"
 SETTINGS = Kubernetes(published_labels=("*",), published_annotations=("*",))
+ENGINES = table_of()
 MAX_SEED_BYTES = 16 << 10
 """A longer seed makes each try slow, and teaches no more."""
 
@@ -92,6 +96,15 @@ def parse_pods(data: bytes) -> None:
         parse_pod(data, SETTINGS, ("acme.example/gpu",))
 
 
+def read_engine(data: bytes) -> None:
+    """A page in two pieces; what is kept of it reads as the whole did."""
+    page = EnginePage(ENGINES)
+    page.feed(data[: len(data) // 2])
+    page.feed(data[len(data) // 2 :])
+    if parse_engine_page(page.kept(), ENGINES) != page.models():
+        raise AssertionError("what was kept of the page reads otherwise")
+
+
 class _Bytes:
     """A stream of what was given, in pieces."""
 
@@ -120,7 +133,10 @@ class _Watched(kube_watch.Watch):
 
 def follow_watch(data: bytes) -> None:
     """Lines of a watch, of pods and of resource slices."""
-    pods, slices = PodCollection(SETTINGS, Dcgm(), "gpu-1", ()), SliceCollection("gpu-1")
+    pods, slices = (
+        PodCollection(SETTINGS, Dcgm(), "gpu-1", (), Requests()),
+        SliceCollection("gpu-1"),
+    )
     failure: SourceError | None = None
     for collection in (pods, slices):
         try:
@@ -151,6 +167,21 @@ TARGETS = {
         (SourceError,),
         ("sources/dcgm_page.py", "sources/dcgm_devices.py", "sources/promtext.py"),
         ("dcgm.prom",),
+    ),
+    "engine": Target(
+        read_engine,
+        (SourceError,),
+        ("sources/engine_page.py", "sources/promtext.py:parse_sample"),
+    ),
+    "hami": Target(
+        lambda data: void(
+            [
+                parse_reserved(data.decode("utf-8", "replace"), asking)
+                for asking in ((), ("main",), ("main", "side"))
+            ]
+        ),
+        (),
+        ("sources/hami.py",),
     ),
     "podresources": Target(
         parse_pod_resources,
@@ -213,8 +244,8 @@ def seeds_of(name: str) -> list[bytes]:
     found = {path.read_bytes() for path in (HERE / "corpus" / name).glob("*")}
     for file in TARGETS[name].seeds:
         found |= {path.read_bytes() for path in NODES.rglob(file)}
-    if name == "dcgm":
-        found |= {path.read_bytes() for path in (SAMPLES / "dcgm").glob("*.prom")}
+    if folder := {"dcgm": "dcgm", "engine": "engines"}.get(name):
+        found |= {path.read_bytes() for path in (SAMPLES / folder).glob("*.prom")}
     if name == "checkpoint":
         whole = (SAMPLES / "checkpoint-1").read_bytes()
         found |= {whole, whole.partition(b"\n")[2]}
