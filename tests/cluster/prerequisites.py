@@ -68,24 +68,18 @@ def require_root() -> None:
 
 
 def require_free_port(address: str, port: int, what: str) -> None:
-    """Raise ClusterError if someone listens there. Inside, nobody but the cluster should."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            raise ClusterError(
-                f"port {port} of {what} cannot be had ({error.strerror}): another program inside "
-                "the cluster's network holds it. Run: make cluster-down, then make cluster"
-            ) from None
+    """Raise ClusterError if someone answers there. Inside, nobody but the cluster should.
 
-
-def _cgroups() -> bool:
-    root = Path("/sys/fs/cgroup")
-    if (root / "cgroup.controllers").exists():
-        words = (root / "cgroup.controllers").read_text().split()
-        return {"cpu", "memory", "pids"} <= set(words) and os.access(root, os.W_OK)
-    return all(os.access(root / name / "cgroup.procs", os.W_OK) for name in ("cpu", "memory"))
+    Asked by connecting: a port whose last user has just gone cannot always be bound at once.
+    """
+    try:
+        socket.create_connection((address, port), timeout=2).close()
+    except OSError:
+        return
+    raise ClusterError(
+        f"port {port} of {what} is in use: another program inside the cluster's network answers "
+        "there. Run: make cluster-down, then make cluster"
+    )
 
 
 def require_own_folder(state: Path) -> None:

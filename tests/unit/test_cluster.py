@@ -123,7 +123,7 @@ def test_a_port_in_use_is_named() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(ClusterError, match=rf"port {port} of etcd cannot be had"):
+        with pytest.raises(ClusterError, match=rf"port {port} of etcd is in use"):
             prerequisites.require_free_port("127.0.0.1", port, "etcd")
 
 
