@@ -82,6 +82,14 @@ def require_free_port(address: str, port: int, what: str) -> None:
     )
 
 
+def _cgroups() -> bool:
+    root = Path("/sys/fs/cgroup")
+    if (root / "cgroup.controllers").exists():
+        words = (root / "cgroup.controllers").read_text().split()
+        return {"cpu", "memory", "pids"} <= set(words) and os.access(root, os.W_OK)
+    return all(os.access(root / name / "cgroup.procs", os.W_OK) for name in ("cpu", "memory"))
+
+
 def require_own_folder(state: Path) -> None:
     """Raise ClusterError for a folder that holds something else: it must not be cleared."""
     if state.is_dir() and any(state.iterdir()) and not (state / "kernel.json").exists():
