@@ -6,10 +6,12 @@ what is signalled is what was started, never a process that has since been given
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.failure import ClusterError
@@ -17,7 +19,6 @@ from cluster.identity import living, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from cluster.place import Place
 
@@ -52,9 +53,13 @@ def stop(place: Place, name: str, with_signal: signal.Signals = signal.SIGTERM) 
         return
     os.kill(pid, with_signal)
     deadline = time.monotonic() + STOP_SECONDS
-    while living(place.pids / name) is not None:
+    # Gone is what has no entry: a program of many threads is a zombie before its last one has
+    # closed its sockets.
+    while Path(f"/proc/{pid}").exists():
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):  # else the machine's first process buries it
+            os.waitpid(pid, os.WNOHANG)
         time.sleep(0.05)
     (place.pids / name).unlink()
 

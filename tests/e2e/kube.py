@@ -26,10 +26,14 @@ class Evidence:
 
     def __init__(self) -> None:
         self._lines: list[str] = []
+        self._last = ""
         self._begin = time.monotonic()
 
     def add(self, words: str) -> None:
-        """Note it with the seconds since the step began."""
+        """Note it with the seconds since the step began; what is said again, once."""
+        if words == self._last:
+            return
+        self._last = words
         self._lines.append(f"{time.monotonic() - self._begin:7.1f} s  {words}")
 
     def text(self, last: int = 120) -> str:

@@ -28,8 +28,10 @@ class Prometheus:
         )
         answer.raise_for_status()
         result = answer.json()["data"]["result"]
-        self._evidence.add(f"{query} -> {str(result)[:400]}")
-        return {tuple(sorted(one["metric"].items())): float(one["value"][1]) for one in result}
+        found = {tuple(sorted(one["metric"].items())): float(one["value"][1]) for one in result}
+        told = ", ".join(f"{dict(labels)}: {value:g}" for labels, value in found.items())
+        self._evidence.add(f"{query} -> {told[:600] or 'nothing'}")
+        return found
 
     def by(self, label: str, query: str, at: float | None = None) -> dict[str, float]:
         """One label's value to value; of a query that leaves only that label distinct."""
