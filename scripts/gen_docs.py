@@ -58,12 +58,21 @@ LABELS = {
     "price_source": "Where the price comes from: `node_annotation`, `table`, `catalogue`,"
     " `fallback`, `on_premises`, or `none`.",
     "split": "How a node's price became a GPU's: `whole_node`, `gpu_only`, `per_gpu` (priced as a"
-    " GPU), `on_premises`, or `none`.",
+    " GPU), `on_premises`, or `none`. Of served models: how a pod's cost became a model's: `whole`"
+    " (its only one), `compute_time`, `tokens` or `requests`.",
     "state": "What the GPU-second was spent on; the states are in [design.md](design.md).",
     "reason": "The state that makes the waste.",
     "signal": "Which reading the activity is.",
     "kind": "Of an efficiency: `sm`, `tensor` or `memory`. Of a problem: a short stable word.",
-    "method": "How the share was found: `exclusive`, `mig`, `replicas` or `even`.",
+    "method": "How the share was found: `exclusive`, `mig`, `replicas` or `even`. Of a cost per"
+    " million tokens: how the cost was divided between input and output: `prefill_decode_time` or"
+    " `tokens`.",
+    "engine": "The kind of inference server, as in [requests.md](requests.md).",
+    "served_model": "The model or adapter, as the engine or the pod's annotation names it; else"
+    " `unknown`.",
+    "outcome": "`success`, `failure`, or `aborted` by the client: those that the engine tells"
+    " apart.",
+    "direction": "`input` (computed), `cached_input` (from a prefix cache) or `output`.",
     "xid": "The driver's error code.",
     "namespace": "The pod's namespace.",
     "pod": "The pod's name.",

@@ -13,11 +13,13 @@ from gpucost.model import (
     Activity,
     ContainerStatus,
     Device,
+    EngineReading,
     GpuReading,
     Holder,
     Holding,
     Holdings,
     Ledger,
+    ModelReading,
     Node,
     Pod,
     Report,
@@ -29,7 +31,7 @@ from gpucost.pricing import Catalogue
 from gpucost.restart import Moment, Resumed, resumed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from prometheus_client.samples import Sample
 
@@ -95,6 +97,7 @@ class Stage:
         self.offered: tuple[str, ...] | None = None
         self.kubelet_speaks = True
         self.pods: dict[tuple[str, str], Pod] | None = {}
+        self.engines: Mapping[tuple[str, str], EngineReading] = {}
         self.node = Node("node-1", capacity_type="on_demand")
         self.node_known = True
         self.labels_expected = True
@@ -131,7 +134,15 @@ class Stage:
             gpus=self.gpus,
             holdings=Holdings(tuple(self.held), self.offered) if self.kubelet_speaks else None,
             pods=self.pods,
+            clock_seconds=self.steady,
+            engines=self.engines,
         )
+
+    def answer(self, *models: ModelReading, holder: Holder = ADA, age: float = 0.0) -> None:
+        """A pod's inference server says this, `age` seconds before the cycle to come ends."""
+        key = (holder.namespace, holder.pod)
+        reading = EngineReading(self.steady - age, models)
+        self.engines = {**self.engines, key: reading}
 
     def cycle(self, seconds: float = 5.0, times: int = 1) -> Report:
         """So many cycles of so many seconds pass; the first cycle of all charges nothing."""

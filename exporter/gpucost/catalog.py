@@ -28,6 +28,7 @@ PRICED_GPU = (*GPU, "gpu_model", "capacity_type")
 POD = ("namespace", "pod", "container")
 PAYER = (*POD, "workload", "workload_kind", "team", "gpu_model", "capacity_type")
 WORKER = (*POD, "workload", "gpu_model")
+SERVICE = ("namespace", "pod", "workload", "engine", "served_model")
 WORKLOAD = (
     "month",
     "ledger",
@@ -192,6 +193,67 @@ _ROWS = (
         ("namespace", "pod"),
         "The pod labels and annotations that the settings allow, always 1.",
         open_labels=True,
+    ),
+    # What came out of it, and what that cost
+    Family(
+        "gpucost_pod_requests_total",
+        "counter",
+        (*SERVICE, "outcome"),
+        "Requests that a pod's inference server has finished, over its restarts.",
+    ),
+    Family(
+        "gpucost_pod_tokens_total",
+        "counter",
+        (*SERVICE, "direction"),
+        "Tokens that a pod's inference server took in and gave out. The directions are disjoint:"
+        " what came from the prefix cache is cached_input and not input.",
+    ),
+    Family(
+        "gpucost_pod_requests_running",
+        "gauge",
+        SERVICE,
+        "Requests that a pod's inference server works on now.",
+    ),
+    Family(
+        "gpucost_pod_requests_waiting",
+        "gauge",
+        SERVICE,
+        "Requests that wait in a pod's inference server now.",
+    ),
+    Family(
+        "gpucost_pod_batch_size",
+        "gauge",
+        SERVICE,
+        "Mean number of requests that were worked on together, over a trailing window.",
+    ),
+    Family(
+        "gpucost_pod_served_model_share_ratio",
+        "gauge",
+        (*SERVICE, "split"),
+        "The part of a pod's cost that is a served model's, over a trailing window. The parts of a"
+        " pod sum to 1. Absent where several are served and nothing was asked.",
+    ),
+    Family(
+        "gpucost_pod_cost_per_request_usd",
+        "gauge",
+        (*SERVICE, "split"),
+        "What one successful request cost: all that the pod's GPUs cost in a trailing window, over"
+        " its requests. Absent where none was finished, where the GPUs have no price, and for pods"
+        " that are a part of several. It falls when load rises: no trigger for scaling.",
+    ),
+    Family(
+        "gpucost_pod_cost_per_million_tokens_usd",
+        "gauge",
+        (*SERVICE, "split", "method", "direction"),
+        "What a million tokens cost, over the same window: computed input and output together make"
+        " all of the pod's cost. Absent as the cost per request is.",
+    ),
+    Family(
+        "gpucost_pod_cache_savings_usd_per_hour",
+        "gauge",
+        SERVICE,
+        "What it would cost to compute the input that came from the prefix cache, at the price of"
+        " the input that was computed.",
     ),
     # The durable bill of a month
     Family(

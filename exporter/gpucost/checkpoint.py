@@ -118,6 +118,10 @@ def _figures(checkpoint: Checkpoint) -> Iterator[float]:
         yield energy.joules
     for count in ledger.xids.values():
         yield count.count
+    for work in ledger.work.values():
+        yield from work.counts.values()
+        for series in work.read.values():
+            yield from series.values()
     if ledger.gap is not None:
         yield from (seconds for _, seconds in ledger.gap.stretches)
 

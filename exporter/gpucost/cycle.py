@@ -30,7 +30,9 @@ from gpucost.model import (
 )
 from gpucost.months import by_month, month_of, start_of
 from gpucost.pricing import Catalogue, price_gpus
+from gpucost.serving import MAX_SERVICES, counted, new_readings
 from gpucost.tenure import Patience, observe, seats_of
+from gpucost.unit_cost import served
 from gpucost.waste import NO_WORK, Thresholds, usages
 from gpucost.work import divide
 
@@ -137,6 +139,10 @@ def advance(
     watts = mean_watts(() if before is None else before.snapshot.gpus, snapshot.gpus, seconds)
     for month, part in by_month(snapshot.wall_time, seconds, config.zone):
         ledger = accrue(ledger, now, prices, watts, seconds=part, month=month, shown_at=shown_at)
+    known = {} if before is None else before.served
+    answers = counted(ledger, snapshot, new_readings(snapshot, known), shown_at)
+    if ledger.work or answers.work:
+        ledger = replace(ledger, work=answers.work)
     return Report(
         snapshot=snapshot,
         usages=now,
@@ -148,7 +154,9 @@ def advance(
             *hidden,
             *pricing.problems,
             *_crowded(ledger),
+            *((_TOO_MANY_SERVICES,) if answers.crowded else ()),
         ),
+        served=served(known, ledger, snapshot, now, answers, config.requests.window_seconds),
         priced=priced,
         attributed=attributed,
         month=month_of(snapshot.wall_time, config.zone),
@@ -193,6 +201,14 @@ def _attributed(
         shared = shared_units(shares)
     seats = seats_of(devices, shares, pods)
     return Attributed(devices, holdings, mig_split, pods, shares, problems, seats, shared)
+
+
+_TOO_MANY_SERVICES = Problem(
+    "requests",
+    "service_limit",
+    f"More than {MAX_SERVICES} served models on this node; the work of the rest is not counted.",
+    "Name the models that count with the annotation gpucost.io/served-models.",
+)
 
 
 def _crowded(ledger: Ledger) -> tuple[Problem, ...]:

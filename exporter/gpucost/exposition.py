@@ -30,6 +30,7 @@ from gpucost.model import (
     State,
     unit_of,
 )
+from gpucost.serving_page import serving_series
 from gpucost.tenure import UNKNOWN
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def families(report: Report, *, version: str, reveal: bool = False) -> Iterator[
     _shares(page, report)
     _pods(page, report, now)
     _pod_labels(page, report)
+    for name, value, labels in serving_series(report, now):
+        page.add(name, value, *labels)
     _months(page, report, now)
     _exporter(page, report, version)
     return page.families()

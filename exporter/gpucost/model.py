@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003 - msgspec reads the annotations of recordings
 from enum import StrEnum
+from math import fsum
 from typing import NewType
 
 from msgspec import Struct
@@ -465,16 +466,22 @@ class Serving(Value, frozen=True):
 class ModelReading(Value, frozen=True):
     """What an engine says of one served model; a count that it does not keep is absent.
 
-    `started_at` is when its process started (Unix time), None where it does not say.
+    A count is made of series, each by a name of its own: one may go, or begin anew, while the
+    others go on (workers of one pod). `started_at` is when the engine's process started (Unix
+    time), None where it does not say.
     """
 
     engine: str
     served_model: str
-    counts: Mapping[Count, float]
+    counts: Mapping[Count, Mapping[int, float]]
     running: float | None = None
     waiting: float | None = None
     batch: float | None = None
     started_at: float | None = None
+
+    def totals(self) -> dict[Count, float]:
+        """Each count as it stands."""
+        return {count: fsum(series.values()) for count, series in self.counts.items()}
 
 
 class EngineReading(Value, frozen=True):
@@ -728,6 +735,31 @@ class Energy(Value, frozen=True):
     shown_at: float
 
 
+class Service(Value, frozen=True, order=True, cache_hash=True):
+    """The labels of what a pod serves: one model of one engine."""
+
+    namespace: str
+    pod: str
+    workload: str
+    engine: str
+    served_model: str
+
+
+class WorkAccount(Value, frozen=True):
+    """What a service has done since it was first seen, over its engine's restarts.
+
+    `counts` go on where those on the page begin anew; `read` is what the page said last, by
+    count and series. `shown_at` is the ledger's clock when each count was first exposed. `uid`
+    is the pod's and `started_at` the engine's own word of its start (Unix time).
+    """
+
+    counts: Mapping[Count, float]
+    read: Mapping[Count, Mapping[int, float]]
+    shown_at: Mapping[Count, float]
+    uid: str = ""
+    started_at: float | None = None
+
+
 class XidCount(Value, frozen=True):
     """XID events of one GPU and code, and the ledger's clock when they were first shown.
 
@@ -795,6 +827,51 @@ class Ledger(Value, frozen=True):
     xids: Mapping[tuple[str, int], XidCount] = {}
     looked_from: float = 0.0
     gap: Gap | None = None
+    work: Mapping[Service, WorkAccount] = {}
+
+
+# --- What work costs --------------------------------------------------------------------------
+
+
+class WorkSample(Value, frozen=True):
+    """A pod's work and cost since its beginning, at one moment of the monotonic clock.
+
+    `usd` is None while its GPUs have no price.
+    """
+
+    at: float
+    usd: float | None
+    counts: Mapping[Service, Mapping[Count, float]]
+
+
+class UnitCost(Value, frozen=True):
+    """What a service's work cost over the window; None where there was none, or no price.
+
+    `share` is its part of the pod's cost and `split` how that was found: `whole`,
+    `compute_time`, `tokens` or `requests`. `method` is how the cost was divided between input
+    and output: `prefill_decode_time` or `tokens`. `batch` is the mean number of requests that
+    were worked on together.
+    """
+
+    service: Service
+    share: float | None = None
+    split: str = ""
+    usd_per_request: float | None = None
+    method: str = ""
+    usd_per_million_input: float | None = None
+    usd_per_million_output: float | None = None
+    cache_savings_usd_per_hour: float | None = None
+    batch: float | None = None
+
+
+class ServedPod(Value, frozen=True):
+    """The trailing window of a pod that serves: the samples of its work, and what they say."""
+
+    reading: EngineReading
+    part: Part
+    models: tuple[tuple[Service, ModelReading], ...]
+    samples: tuple[WorkSample, ...] = ()
+    costs: tuple[UnitCost, ...] = ()
 
 
 # --- What is shown ----------------------------------------------------------------------------
@@ -825,6 +902,8 @@ class Report(Value, frozen=True):
     attributed: Attributed | None = None
     priced: Priced | None = None
     price_dates: Mapping[str, float] = {}
+    served: Mapping[tuple[str, str], ServedPod] = {}
+    """The pods whose inference servers answer now."""
     config_in_force: bool = True
     config_read_at: float | None = None
     hold_seconds: float = 30.0

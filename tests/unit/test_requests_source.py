@@ -75,7 +75,7 @@ def until(source: RequestsSource, condition: Callable[[RequestsRead], bool]) -> 
 def outputs(read: RequestsRead) -> dict[str, float]:
     """Output tokens by pod."""
     return {
-        name: sum(model.counts[Count.OUTPUT] for model in reading.models)
+        name: sum(model.totals()[Count.OUTPUT] for model in reading.models)
         for (_, name), reading in read.pods.items()
     }
 

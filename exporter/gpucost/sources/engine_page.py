@@ -9,6 +9,7 @@ counted less, and so for one that was restarted.
 from __future__ import annotations
 
 import math
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from gpucost.engines import PROCESS_START
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from gpucost.series import Term, Terms
 
 MAX_LINE_BYTES = 64 << 10
-MAX_SAMPLES = 20_000
+MAX_SAMPLES = 4000
 """Of those in the table."""
 MAX_MODELS = 64
 """Served models of one pod: each is a set of series."""
@@ -146,13 +147,13 @@ def _is_on(row: Reads, samples: _Samples) -> bool:
 
 
 def _read(row: Reads, samples: _Samples, started_at: float | None) -> Iterator[ModelReading]:
-    counts: dict[str, dict[Count, float]] = {}
+    counts: dict[str, dict[Count, dict[int, float]]] = {}
     for count, figure in row.counts.items():
-        for model, value in _by_model(row, figure, samples, counter=True).items():
-            counts.setdefault(model, {})[count] = value
-    running = _by_model(row, row.running, samples)
-    waiting = _by_model(row, row.waiting, samples)
-    batch = _by_model(row, row.batch, samples)
+        for model, series in _counters(row, figure, samples).items():
+            counts.setdefault(model, {})[count] = series
+    running = _gauges(row, row.running, samples)
+    waiting = _gauges(row, row.waiting, samples)
+    batch = _gauges(row, row.batch, samples)
     models = dict.fromkeys((*counts, *running, *waiting))
     steps = {it for whole, parts in row.engine.parts.items() if whole in models for it in parts}
     for model in models:
@@ -160,7 +161,7 @@ def _read(row: Reads, samples: _Samples, started_at: float | None) -> Iterator[M
             continue
         own = counts.get(model, {})
         if not row.engine.cached_in_prompt and Count.CACHED in own and Count.PROMPT in own:
-            own[Count.PROMPT] += own[Count.CACHED]
+            own[Count.PROMPT] |= own[Count.CACHED]
         yield ModelReading(
             engine=row.engine.name,
             served_model=model[:MAX_NAME_CHARS],
@@ -172,41 +173,62 @@ def _read(row: Reads, samples: _Samples, started_at: float | None) -> Iterator[M
         )
 
 
-def _by_model(
-    row: Reads, figure: Sequence[Terms], samples: _Samples, *, counter: bool = False
-) -> dict[str, float]:
-    """A figure's sums by served model, of its first alternative that the page has."""
+def _counters(
+    row: Reads, figure: Sequence[Terms], samples: _Samples
+) -> dict[str, dict[int, float]]:
+    """A count's series by served model, of its first alternative that the page has."""
     for terms in figure:
-        found: dict[str, float] = {}
+        found: dict[str, dict[int, float]] = {}
         for term in terms:
-            for model, value in _of_term(row, term, samples, counter=counter):
-                found[model] = found.get(model, 0.0) + value
+            for labels, value in _taken(row, term, samples):
+                if not math.isfinite(value) or value < 0:
+                    raise _malformed(f"{term.name} is {value:g}, and a counter cannot be")
+                name = _series_name(term.name, labels)
+                found.setdefault(_model(row, labels), {})[name] = value * term.scale
         if found:
             return found
     return {}
 
 
-def _of_term(
-    row: Reads, term: Term, samples: _Samples, *, counter: bool
-) -> Iterator[tuple[str, float]]:
-    engine = row.engine
-    highest: dict[tuple[tuple[str, str], ...], tuple[str, float]] = {}
+def _series_name(name: str, labels: Mapping[str, str]) -> int:
+    """A number that no other series of a page has, as good as certainly."""
+    whole = repr((name, sorted(labels.items()))).encode()
+    return int.from_bytes(blake2b(whole, digest_size=7).digest())
+
+
+def _gauges(row: Reads, figure: Sequence[Terms], samples: _Samples) -> dict[str, float]:
+    """A gauge's sums by served model, of its first alternative that the page has.
+
+    Of series that differ in nothing but labels of `copies`, the highest counts.
+    """
+    copies = row.engine.copies
+    for terms in figure:
+        highest: dict[tuple[str, ...], tuple[str, float]] = {}
+        for term in terms:
+            for labels, value in _taken(row, term, samples):
+                if not math.isfinite(value) or value < 0:
+                    continue
+                own = sorted(it for it in labels.items() if it[0] not in copies)
+                key = (term.name, *(word for it in own for word in it))
+                if key not in highest or value * term.scale > highest[key][1]:
+                    highest[key] = (_model(row, labels), value * term.scale)
+        if highest:
+            found: dict[str, float] = {}
+            for model, value in highest.values():
+                found[model] = found.get(model, 0.0) + value
+            return found
+    return {}
+
+
+def _taken(row: Reads, term: Term, samples: _Samples) -> Iterator[_Sample]:
+    foreign = row.engine.foreign
     for labels, value in samples.get(term.name, ()):
-        if not term.takes(labels) or any(label in labels for label in engine.foreign):
-            continue
-        if not math.isfinite(value) or value < 0:
-            if counter:
-                raise _malformed(f"{term.name} is {value:g}, and a counter cannot be")
-            continue
-        model = next((labels[name] for name in engine.model if labels.get(name)), "")
-        if counter or not engine.copies:
-            yield model, value * term.scale
-            continue
-        key = tuple(sorted(it for it in labels.items() if it[0] not in engine.copies))
-        if key not in highest or value > highest[key][1]:
-            highest[key] = (model, value)
-    for model, value in highest.values():
-        yield model, value * term.scale
+        if term.takes(labels) and not any(label in labels for label in foreign):
+            yield labels, value
+
+
+def _model(row: Reads, labels: Mapping[str, str]) -> str:
+    return next((labels[name] for name in row.engine.model if labels.get(name)), "")
 
 
 def _shown(line: bytes) -> str:

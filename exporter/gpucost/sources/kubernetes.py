@@ -52,7 +52,7 @@ class PodCollection:
         dcgm: Dcgm,
         node_name: str,
         resource_names: Collection[str],
-        requests: Requests,
+        requests: Requests = Requests(),  # noqa: B008 - frozen
     ) -> None:
         self._settings = settings
         self._dcgm = dcgm
