@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucost.checkpoint import decode, encode
-from gpucost.config import Requests
+from gpucost.config import Config
 from gpucost.model import Count, Holder, ModelReading, Part, Service, Serving, WorkSample
 from gpucost.serving import MAX_SERVICES, carried
 from gpucost.unit_cost import MAX_SAMPLES, moved_on, shares_of, unit_costs
@@ -289,13 +289,14 @@ def test_there_is_no_cost_where_nothing_was_asked() -> None:
 def test_the_cost_goes_when_the_window_holds_no_work_any_more() -> None:
     server = Server()
     assert values(server.run(300, success=1), COSTS[0])
-    assert values(server.run(300), COSTS[0]) == [pytest.approx(PER_SECOND * 2)]
+    # From the first page to the last: 585 s, in which 285 requests were finished.
+    assert values(server.run(300), COSTS[0]) == [pytest.approx(PER_SECOND * 585 / 285)]
     assert not values(server.run(330), COSTS[0])
 
 
 def test_there_is_no_cost_without_a_price_and_the_work_is_counted() -> None:
     server = Server()
-    server.stage.config = Requests and type(server.stage.config)()
+    server.stage.config = Config()
     report = server.run(300, success=1, prompt=10)
     assert not any(values(report, name) for name in COSTS)
     assert by_label(report, "gpucost_pod_requests_total", "outcome") == {"success": 300}
