@@ -21,9 +21,11 @@ from gpucost.exposition import ledger_name
 from gpucost.model import (
     HOLDER_STATES,
     WASTE_STATES,
+    Count,
     Efficiency,
     Holder,
     MigInstance,
+    ModelReading,
     Problem,
     Report,
     SourceStatus,
@@ -40,6 +42,13 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
     from prometheus_client.samples import Sample
+
+
+def served(times: int) -> ModelReading:
+    """What an inference server says that has done everything so many times."""
+    done = {count: {0: float(times)} for count in Count}
+    done[Count.PROMPT] = {0: 3.0 * times}
+    return ModelReading("vllm", "llama", done, running=1, waiting=2)
 
 
 def full_report() -> Report:
@@ -68,7 +77,9 @@ def full_report() -> Report:
     spot = PriceRow(capacity_type="spot", gpu_usd_per_hour=1.0)
     stage.config = replace(stage.config, prices=replace(stage.config.prices, table=(spot,)))
     stage.hold(shown=pod(labels={"app.kubernetes.io/name": "x"}, annotations={"owner": "ada"}))
-    report = stage.cycle(times=20)
+    for n in range(8):
+        stage.answer(served(n))
+        report = stage.cycle(15)
     return replace(
         report,
         snapshot=replace(

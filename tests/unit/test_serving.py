@@ -17,12 +17,17 @@ from gpucost.unit_cost import MAX_SAMPLES, moved_on, shares_of, unit_costs
 from stage import USD_PER_HOUR, Stage, by_label, gpu, pod, samples, values
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gpucost.model import Report, WorkAccount
 
 LLM = Holder("serving", "llm-0", "vllm")
 WINDOW = 600.0
 PER_SECOND = USD_PER_HOUR / 3600
 COSTS = ("gpucost_pod_cost_per_request_usd", "gpucost_pod_cost_per_million_tokens_usd")
+
+
+NOTHING: Mapping[str, float] = {}
 
 
 def said(
@@ -33,13 +38,14 @@ def said(
     waiting: float | None = None,
     batch: float | None = None,
     started_at: float | None = None,
+    done: Mapping[str, float] = NOTHING,
     **counts: float,
 ) -> ModelReading:
     """A reading in which each count is one series."""
     return ModelReading(
         engine,
         model,
-        {Count(name): {0: value} for name, value in counts.items()},
+        {Count(name): {0: value} for name, value in (dict(done) | counts).items()},
         running,
         waiting,
         batch,
@@ -65,7 +71,7 @@ class Server:
             for name, rate in per_second.items():
                 self.done[name] = self.done.get(name, 0.0) + rate * 15
             report = self.stage.cycle(times=3)
-            self.stage.answer(said(**self.done), holder=LLM)
+            self.stage.answer(said(done=self.done), holder=LLM)
             report = self.stage.cycle(0.0)
         return report
 
@@ -312,15 +318,15 @@ def test_failures_are_told_apart_and_paid_by_the_successes() -> None:
     assert values(report, COSTS[0]) == [pytest.approx(PER_SECOND)]
 
 
-def per_million(report: Report, **labels: str) -> dict[str, float]:
-    return by_label(report, COSTS[1], "direction", **labels)
+def per_million(report: Report, method: str) -> dict[str, float]:
+    return by_label(report, COSTS[1], "direction", method=method)
 
 
 def test_tokens_cost_by_the_time_of_prefill_and_decode() -> None:
     report = Server().run(
         600, success=1, prompt=100, cached=50, output=20, prefill_seconds=0.2, decode_seconds=0.6
     )
-    assert per_million(report, method="prefill_decode_time") == {
+    assert per_million(report, "prefill_decode_time") == {
         "input": pytest.approx(PER_SECOND * 0.25 / 50 * 1e6),
         "output": pytest.approx(PER_SECOND * 0.75 / 20 * 1e6),
     }
@@ -332,7 +338,7 @@ def test_tokens_cost_alike_where_the_engine_does_not_tell_its_times() -> None:
         del server.done[name]
     report = server.run(600, success=1, prompt=100, cached=50, output=20)
     each = pytest.approx(PER_SECOND / 70 * 1e6)
-    assert per_million(report, method="tokens") == {"input": each, "output": each}
+    assert per_million(report, "tokens") == {"input": each, "output": each}
 
 
 def test_the_prefix_cache_saves_what_its_tokens_would_have_cost() -> None:
@@ -345,7 +351,7 @@ def test_running_waiting_and_batch_are_shown() -> None:
     server = Server()
     server.done |= {"batched": 0.0, "batches": 0.0}
     server.run(300, success=1, batched=40, batches=5)
-    server.stage.answer(said(running=3, waiting=0, **server.done), holder=LLM)
+    server.stage.answer(said(running=3, waiting=0, done=server.done), holder=LLM)
     report = server.stage.cycle()
     assert values(report, "gpucost_pod_requests_running") == [3]
     assert values(report, "gpucost_pod_requests_waiting") == [0]
@@ -467,7 +473,7 @@ def test_a_pod_that_is_a_part_of_several_has_no_cost_of_its_own_work(
     report = server.run(300, success=1, prompt=10)
     assert bool(values(report, COSTS[0])) is (part is Part.ALONE)
     assert bool(values(report, "gpucost_pod_requests_total")) is counts
-    server.stage.answer(said(running=2, **server.done), holder=LLM)
+    server.stage.answer(said(running=2, done=server.done), holder=LLM)
     assert values(server.stage.cycle(), "gpucost_pod_requests_running") == [2]
 
 
