@@ -26,6 +26,9 @@ MIN_WINDOW_SECONDS = 45.0
 MAX_SAMPLES = 60
 """Of a window; it is the two ends that count."""
 
+SOME = 1e-6
+"""Less than this of anything is none: what is left when floats are taken from each other."""
+
 _HOUR = 3600.0
 _MILLION = 1e6
 
@@ -170,10 +173,11 @@ def _done(service: Service, first: WorkSample | None, last: WorkSample | None) -
     if first is None or last is None:
         return {}
     before = first.counts.get(service, {})
-    return {
+    since = {
         count: value - before.get(count, 0.0)
         for count, value in last.counts.get(service, {}).items()
     }
+    return {count: value if value >= SOME else 0.0 for count, value in since.items()}
 
 
 def shares_of(done: Mapping[Service, Work]) -> tuple[str, Mapping[Service, float]]:
