@@ -18,7 +18,7 @@ from gpucost.cgroups import owner_of
 from gpucost.model import Process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 PROC = Path("/proc")
 
@@ -61,6 +61,8 @@ class HostProcesses:
         self._last: dict[int, Process] = {}
         self._met: set[int] = set()
         self._checked_at = clock()
+        self.version = 0
+        """Grows whenever a process is looked at: `describe` may then say something new."""
 
     @property
     def visible(self) -> bool:
@@ -87,6 +89,10 @@ class HostProcesses:
             found.append(before)
         return tuple(found)
 
+    def meet(self, pids: Iterable[int]) -> None:
+        """Keep these, whose description is still known to the caller."""
+        self._met.update(pids)
+
     def _described(self, process: Process) -> Process:
         pid = process.pid
         seen = self._seen.get(pid)
@@ -106,9 +112,11 @@ class HostProcesses:
             for pid, seen in list(self._seen.items()):
                 if self._started(pid) != seen.started:
                     del self._seen[pid], self._last[pid]
+                    self.version += 1
 
     def _look(self, pid: int) -> _Seen:
         """What is known of a PID now."""
+        self.version += 1
         started = self._started(pid)
         try:
             cgroup = _read(self._proc / str(pid) / "cgroup", MAX_CGROUP_BYTES)

@@ -22,7 +22,6 @@ from gpucost.sources.nvml_calls import Unit, field
 from gpucost.sources.nvml_mig import Partition, whole_slices
 from gpucost.sources.nvml_parse import (
     parse_faults,
-    parse_instances,
     parse_processes,
     parse_rates,
     parse_samples,
@@ -196,14 +195,12 @@ class Gpu(Unit):
         processes: tuple[Process, ...] | None = None
         instances: tuple[UnitReading, ...] = ()
         if self.instances:
-            by_instance = (
-                None if entries is None else parse_instances(entries, self.device.memory_bytes)
-            )
+            by_instance = self._processes.of_instances(entries, self.device.memory_bytes)
             instances = tuple(
                 [self._read_instance(instance, by_instance) for instance in self.instances]
             )
             if by_instance is not None:
-                processes = tuple(chain.from_iterable(by_instance.values()))
+                processes = tuple(chain.from_iterable(own or () for own in by_instance.values()))
         elif entries is not None:
             processes = self._processes.told_apart(
                 parse_processes(entries, self.device.memory_bytes)
@@ -275,7 +272,7 @@ class Gpu(Unit):
     def _read_instance(
         self,
         instance: Instance,
-        by_instance: Mapping[tuple[int, int], tuple[Process, ...]] | None,
+        by_instance: Mapping[tuple[int, int], tuple[Process, ...] | None] | None,
     ) -> UnitReading:
         """What an instance does.
 
@@ -291,16 +288,18 @@ class Gpu(Unit):
         memory = self._calls.ask(instance, name, instance.handle, *args)
         if memory is None:
             memory = self._calls.first(instance, self._memory[1:])
-        if by_instance is not None:
-            processes: tuple[Process, ...] | None = by_instance.get(instance.ids, ())
-        else:
+        processes: tuple[Process, ...] | None
+        if by_instance is None:
             own = self._read_processes(instance)
-            processes = None if own is None else parse_processes(own, instance.mig.memory_bytes)
+            processes = self._processes.whose(
+                None if own is None else parse_processes(own, instance.mig.memory_bytes)
+            )
+        elif instance.ids in by_instance:
+            processes = by_instance[instance.ids]
+        else:
+            processes = self._processes.whose(())
         return UnitReading(
-            activity,
-            efficiency,
-            None if memory is None else field(memory, "used"),
-            self._processes.whose(processes),
+            activity, efficiency, None if memory is None else field(memory, "used"), processes
         )
 
     def _read_faults(self) -> tuple[str, ...]:

@@ -11,15 +11,16 @@ and a process that ended long ago stays in the buffer.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
 
 from gpucost.model import Process
 from gpucost.sources.nvml_calls import field
+from gpucost.sources.nvml_parse import parse_instances
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from gpucost.sources.host_processes import HostProcesses
     from gpucost.sources.nvml_calls import NvmlCalls, Unit
@@ -41,6 +42,15 @@ class Sample(Struct, frozen=True):
     percent: int
 
 
+class _Instances(NamedTuple):
+    """What the driver last told of a partitioned GPU's processes, and what was made of it."""
+
+    told: list[dict[str, Any]]
+    version: int
+    processes: Mapping[tuple[int, int], tuple[Process, ...] | None]
+    pids: frozenset[int]
+
+
 class GpuProcesses:
     """Follows the processes of one GPU."""
 
@@ -49,6 +59,29 @@ class GpuProcesses:
         self._gpu = gpu
         self._host = host
         self._last_us = 0
+        self._instances: _Instances | None = None
+
+    def of_instances(
+        self, entries: Sequence[Any] | None, memory_bytes: int | None
+    ) -> Mapping[tuple[int, int], tuple[Process, ...] | None] | None:
+        """The processes of each MIG instance, by its ids, with whose they are.
+
+        None where the driver does not say of all which instance they are on. The same objects
+        while it says the same: processes come and go seldom, and a node may have hundreds.
+        """
+        if entries is None:
+            return None
+        told, last = [vars(entry) for entry in entries], self._instances
+        if last is not None and last.version == self._host.version and last.told == told:
+            self._host.meet(last.pids)
+            return last.processes
+        found = parse_instances(entries, memory_bytes)
+        if found is None:
+            return None
+        processes = {ids: self.whose(own) for ids, own in found.items()}
+        pids = frozenset(process.pid for own in found.values() for process in own)
+        self._instances = _Instances(told, self._host.version, processes, pids)
+        return processes
 
     def told_apart(self, processes: tuple[Process, ...] | None) -> tuple[Process, ...] | None:
         """The whole GPU's processes with whose they are, and what each did since the last time."""
