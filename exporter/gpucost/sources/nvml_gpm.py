@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gpucost.model import Activity, Efficiency, Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from gpucost.sources.nvml_calls import NvmlCalls, Unit
 
@@ -32,7 +32,6 @@ ANY_TENSOR_UTIL = 5
 DRAM_BW_UTIL = 10
 METRICS = (GRAPHICS_UTIL, SM_UTIL, ANY_TENSOR_UTIL, DRAM_BW_UTIL)
 
-_ALL_GOOD = (0,) * len(METRICS)
 _SIGNAL = Signal.GPM_GRAPHICS
 _POINTERS = struct.Struct("@2P")
 
@@ -118,12 +117,7 @@ class Gpm:
         )
         if self._calls.ask(unit, "nvmlGpmMetricsGet", self._request) is None:
             return None, None
-        answers = self._answers.unpack_from(self._memory, self._answers_at)
-        graphics, sm, tensor, memory = _ratios(answers)
-        activity = None if graphics is None else Activity(graphics, graphics, _SIGNAL)
-        if sm is None and tensor is None and memory is None:
-            return activity, None
-        return activity, Efficiency(sm, tensor, memory)
+        return _measured(*self._answers.unpack_from(self._memory, self._answers_at))
 
     def begin(self, unit: Unit, gpu: Unit, gi: int | None, window: Window) -> None:
         """Take the first sample of a unit: the GPU instance `gi`, or the whole GPU."""
@@ -148,23 +142,34 @@ def _buffer(pointer: Any) -> Buffer:  # noqa: ANN401 - an untyped ctypes pointer
     return Buffer(pointer, ctypes.cast(pointer, ctypes.c_void_p).value or 0)
 
 
-def _ratios(answers: tuple[Any, ...]) -> Iterable[float | None]:
-    """The metrics as ratios, of each one's code and value in turn."""
-    codes, (graphics, sm, tensor, memory) = answers[::2], answers[1::2]
+def _measured(
+    code_1: int,
+    graphics: float,
+    code_2: int,
+    sm: float,
+    code_3: int,
+    tensor: float,
+    code_4: int,
+    memory: float,
+) -> tuple[Activity | None, Efficiency | None]:
+    """What METRICS say of a unit."""
     if (
-        codes == _ALL_GOOD
-        and 0.0 <= graphics <= FULL_PERCENT
+        0.0 <= graphics <= FULL_PERCENT
         and 0.0 <= sm <= FULL_PERCENT
         and 0.0 <= tensor <= FULL_PERCENT
         and 0.0 <= memory <= FULL_PERCENT
-    ):  # as nearly always: a call for each would cost more than all the rest of this file
-        return (
-            graphics / FULL_PERCENT,
-            sm / FULL_PERCENT,
-            tensor / FULL_PERCENT,
-            memory / FULL_PERCENT,
+        and not (code_1 or code_2 or code_3 or code_4)
+    ):  # as nearly always: to ask of each whether it can be costs as much as all the rest here
+        ratio = graphics / FULL_PERCENT
+        return Activity(ratio, ratio, _SIGNAL), Efficiency(
+            sm / FULL_PERCENT, tensor / FULL_PERCENT, memory / FULL_PERCENT
         )
-    return map(_ratio, codes, answers[1::2])
+    ratios = (_ratio(code_2, sm), _ratio(code_3, tensor), _ratio(code_4, memory))
+    busy = _ratio(code_1, graphics)
+    return (
+        None if busy is None else Activity(busy, busy, _SIGNAL),
+        None if ratios == (None, None, None) else Efficiency(*ratios),
+    )
 
 
 def _ratio(code: int, percent: float) -> float | None:
