@@ -51,43 +51,26 @@ account together, `OTHER`. A kubelet runs 110 pods unless told otherwise."""
 
 OTHER = "other"
 
-Amount = tuple[State, float, float | None]
-"""GPU-seconds and dollars in a state. A tuple, for each is booked to a GPU, a pod and a month."""
-
 EMPTY = Account(seconds={})
 """An account at its first moment."""
 
 
-def amounts(rates: Iterable[Rate], seconds: float) -> list[Amount]:
-    """What flows at `rates` in `seconds`."""
-    return [
-        (
-            rate.state,
-            rate.gpus * seconds,
-            None if rate.usd_per_second is None else rate.usd_per_second * seconds,
-        )
-        for rate in rates
-    ]
-
-
-def credited(account: Account, flown: Iterable[Amount], shown_at: float | None) -> Account:
-    """The account with these amounts.
+def credited(
+    account: Account, rates: Iterable[Rate], seconds: float, shown_at: float | None
+) -> Account:
+    """The account after `seconds` at `rates`.
 
     `shown_at` stamps the first time its figures are shown; None for an account that is not
     shown yet.
     """
-    seconds = dict(account.seconds)
+    gpu_seconds = dict(account.seconds)
     usd = None if account.usd is None else dict(account.usd)
-    for state, gpu_seconds, dollars in flown:
-        seconds[state] = seconds.get(state, 0.0) + gpu_seconds
-        if dollars is not None:
+    for rate in rates:
+        gpu_seconds[rate.state] = gpu_seconds.get(rate.state, 0.0) + rate.gpus * seconds
+        if rate.usd_per_second is not None:
             usd = {} if usd is None else usd
-            usd[state] = usd.get(state, 0.0) + dollars
-    shown, priced = account.shown_at, account.priced_at
-    if shown_at is not None:
-        shown = shown_at if shown is None else shown
-        priced = shown_at if priced is None and usd is not None else priced
-    return Account(seconds, usd, shown, priced)
+            usd[rate.state] = usd.get(rate.state, 0.0) + rate.usd_per_second * seconds
+    return _stamped(Account(gpu_seconds, usd, account.shown_at, account.priced_at), shown_at)
 
 
 def merged(into: Account, other: Account, shown_at: float) -> Account:
@@ -332,45 +315,43 @@ def accrue(
     if seconds <= 0:
         return ledger
     clock = ledger.clock_seconds
-    by_gpu, by_seat = _flows(usages, seconds)
+    by_gpu, by_seat = _flows(usages)
     gpus = dict(ledger.gpus)
-    for uuid, flown in by_gpu.items():
+    for uuid, rates in by_gpu.items():
         gpu = gpus[uuid]
         shown = None if gpu.labels is None else shown_at
-        account = credited(gpu.account, flown, shown)
+        account = credited(gpu.account, rates, seconds, shown)
         gpus[uuid] = GpuAccount(account, gpu.opened_at, gpu.labels, gpu.awaited)
 
     node, tenures = ledger.node, dict(ledger.tenures)
     pods, months = dict(ledger.pods), dict(ledger.months)
     energy = dict(ledger.energy)
-    by_workload: dict[Workload, list[Amount]] = {}
+    by_workload: dict[Workload, list[Rate]] = {}
     joules = _joules(usages, watts, seconds)
-    for seat, flown in by_seat.items():
+    for seat, rates in by_seat.items():
         tenure, spent = tenures[seat], joules.get(seat, 0.0)
-        payer = tenure.payer
-        if seat.holder is NODE or seat.holder == NODE:
-            node = credited(node, flown, shown_at)
-        elif payer is not None:
-            paying = account_of(pods, payer)
-            held = pods[paying]
-            pods[paying] = PodAccount(credited(held.account, flown, shown_at), held.gone_at)
-            if spent > 0:
-                _add_energy(energy, worker_of(paying), spent, shown_at)
-        if payer is None:
-            waiting = credited(tenure.pending.get(month, EMPTY), flown, None)
+        if seat.holder == NODE:
+            node = credited(node, rates, seconds, shown_at)
+        if tenure.payer is None:
+            waiting = credited(tenure.pending.get(month, EMPTY), rates, seconds, None)
             tenures[seat] = replace(
                 tenure,
                 pending={**tenure.pending, month: waiting},
                 pending_joules=tenure.pending_joules + spent,
             )
             continue
-        key = workload_of(payer, month)
-        if key not in by_workload:
-            key = _month_key(months, payer, month)
-            months.setdefault(key, EMPTY)
-        by_workload.setdefault(key, []).extend(flown)
-    for key, flown in by_workload.items():
-        months[key] = credited(months[key], flown, shown_at)
+        key = _month_key(months, tenure.payer, month)
+        months.setdefault(key, EMPTY)
+        by_workload.setdefault(key, []).extend(rates)
+        if seat.holder != NODE:
+            paying = account_of(pods, tenure.payer)
+            held = pods[paying]
+            account = credited(held.account, rates, seconds, shown_at)
+            pods[paying] = PodAccount(account, held.gone_at)
+            if spent > 0:
+                _add_energy(energy, worker_of(paying), spent, shown_at)
+    for key, rates in by_workload.items():
+        months[key] = credited(months[key], rates, seconds, shown_at)
     return replace(
         ledger,
         clock_seconds=clock + seconds,
@@ -385,20 +366,16 @@ def accrue(
     )
 
 
-def _flows(
-    usages: Sequence[Usage], seconds: float
-) -> tuple[dict[str, list[Amount]], dict[Seat, list[Amount]]]:
-    """What flows by GPU, and by who pays it."""
-    by_gpu: dict[str, list[Amount]] = {}
-    by_seat: dict[Seat, list[Amount]] = {}
+def _flows(usages: Sequence[Usage]) -> tuple[dict[str, list[Rate]], dict[Seat, list[Rate]]]:
+    """The rates by GPU, and by who pays them."""
+    by_gpu: dict[str, list[Rate]] = {}
+    by_seat: dict[Seat, list[Rate]] = {}
     for usage in usages:
-        flown = amounts(usage.rates, seconds)
-        share = usage.share
-        by_gpu.setdefault(share.gpu_uuid, []).extend(flown)
-        seat = share.seat
-        if usage.rates and usage.rates[0].holder is None:
-            seat = Seat(NODE, seat.gpu_model)
-        by_seat.setdefault(seat, []).extend(flown)
+        by_gpu.setdefault(usage.share.gpu_uuid, []).extend(usage.rates)
+        seat = usage.share.seat
+        for rate in usage.rates:
+            payer = seat if rate.holder is not None else Seat(NODE, seat.gpu_model)
+            by_seat.setdefault(payer, []).append(rate)
     return by_gpu, by_seat
 
 

@@ -878,10 +878,7 @@ class ServedPod(Value, frozen=True):
 
 
 class Usage(Value, frozen=True):
-    """What a holder's share of one unit does now; `activity` is None where no signal exists.
-
-    All its `rates` are paid by one.
-    """
+    """What a holder's share of one unit does now; `activity` is None where no signal exists."""
 
     share: Share
     rates: tuple[Rate, ...]

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from gpucost.config import Prices
-from gpucost.ledger import EMPTY, accrue, amounts, credited, imbalance_usd, merged, workload_of
+from gpucost.ledger import EMPTY, accrue, credited, imbalance_usd, merged, workload_of
 from gpucost.model import (
     Account,
     Holder,
@@ -36,19 +36,19 @@ def rate(state: State, gpus: float = 1.0, usd: float | None = 0.5) -> Rate:
 
 def test_an_account_takes_each_rate_into_its_state() -> None:
     rates = [rate(State.USED, 0.75, 0.3), rate(State.UNDERUSED, 0.25, 0.1)]
-    account = credited(EMPTY, amounts(rates, 10.0), None)
+    account = credited(EMPTY, rates, 10.0, None)
     assert account.seconds == {State.USED: 7.5, State.UNDERUSED: 2.5}
     assert account.usd == {State.USED: 3.0, State.UNDERUSED: 1.0}
-    again = credited(account, amounts(rates[:1], 2.0), None)
+    again = credited(account, rates[:1], 2.0, None)
     assert again.seconds == {State.USED: 9.0, State.UNDERUSED: 2.5}
 
 
 def test_seconds_without_a_price_are_no_dollars_and_leave_those_before_as_they_are() -> None:
-    unpriced = credited(EMPTY, amounts([rate(State.USED, usd=None)], 10.0), 7.0)
+    unpriced = credited(EMPTY, [rate(State.USED, usd=None)], 10.0, 7.0)
     assert (unpriced.usd, unpriced.shown_at, unpriced.priced_at) == (None, 7.0, None)
-    priced = credited(unpriced, amounts([rate(State.USED)], 10.0), 9.0)
+    priced = credited(unpriced, [rate(State.USED)], 10.0, 9.0)
     assert (priced.usd, priced.shown_at, priced.priced_at) == ({State.USED: 5.0}, 7.0, 9.0)
-    after = credited(priced, amounts([rate(State.USED, usd=None)], 10.0), 11.0)
+    after = credited(priced, [rate(State.USED, usd=None)], 10.0, 11.0)
     assert (after.usd, after.priced_at) == ({State.USED: 5.0}, 9.0)
     assert after.seconds == {State.USED: 30.0}
 
