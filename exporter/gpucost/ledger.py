@@ -63,14 +63,19 @@ def credited(
     `shown_at` stamps the first time its figures are shown; None for an account that is not
     shown yet.
     """
-    gpu_seconds = dict(account.seconds)
-    usd = None if account.usd is None else dict(account.usd)
+    gpu_seconds = {**account.seconds}
+    usd = None if account.usd is None else {**account.usd}
     for rate in rates:
-        gpu_seconds[rate.state] = gpu_seconds.get(rate.state, 0.0) + rate.gpus * seconds
-        if rate.usd_per_second is not None:
+        state, usd_per_second = rate.state, rate.usd_per_second
+        gpu_seconds[state] = gpu_seconds.get(state, 0.0) + rate.gpus * seconds
+        if usd_per_second is not None:
             usd = {} if usd is None else usd
-            usd[rate.state] = usd.get(rate.state, 0.0) + rate.usd_per_second * seconds
-    return _stamped(Account(gpu_seconds, usd, account.shown_at, account.priced_at), shown_at)
+            usd[state] = usd.get(state, 0.0) + usd_per_second * seconds
+    shown, priced = account.shown_at, account.priced_at
+    if shown_at is not None:
+        shown = shown_at if shown is None else shown
+        priced = shown_at if priced is None and usd is not None else priced
+    return Account(gpu_seconds, usd, shown, priced)
 
 
 def merged(into: Account, other: Account, shown_at: float) -> Account:
@@ -123,12 +128,15 @@ def opened(
     charged_at = {m: at for m, at in ledger.charged_at.items() if clock - at < KEEP_SECONDS}
     months = {key: account for key, account in ledger.months.items() if key.month in charged_at}
     pods, energy = dict(ledger.pods), dict(ledger.energy)
-    kept: dict[Seat, Tenure] = {}
+    kept = {**tenures}
     for seat, tenure in tenures.items():
-        kept[seat] = tenure
         payer = tenure.payer
         if payer is None:
             continue
+        if not tenure.pending and tenure.gone_at is None:
+            going_on = pods.get(payer)
+            if going_on is not None and going_on.gone_at is None:
+                continue  # as nearly all do in nearly every cycle
         if seat.holder != NODE:
             account = payer if len(pods) < MAX_PODS else account_of(pods, payer)
             before = pods.get(account)
@@ -366,16 +374,20 @@ def accrue(
     )
 
 
-def _flows(usages: Sequence[Usage]) -> tuple[dict[str, list[Rate]], dict[Seat, list[Rate]]]:
+def _flows(
+    usages: Sequence[Usage],
+) -> tuple[dict[str, list[Rate]], dict[Seat, tuple[Rate, ...]]]:
     """The rates by GPU, and by who pays them."""
     by_gpu: dict[str, list[Rate]] = {}
-    by_seat: dict[Seat, list[Rate]] = {}
+    by_seat: dict[Seat, tuple[Rate, ...]] = {}
     for usage in usages:
-        by_gpu.setdefault(usage.share.gpu_uuid, []).extend(usage.rates)
-        seat = usage.share.seat
-        for rate in usage.rates:
-            payer = seat if rate.holder is not None else Seat(NODE, seat.gpu_model)
-            by_seat.setdefault(payer, []).append(rate)
+        share, rates = usage.share, usage.rates
+        by_gpu.setdefault(share.gpu_uuid, []).extend(rates)
+        seat = share.seat
+        if rates and rates[0].holder is None:
+            seat = Seat(NODE, seat.gpu_model)
+        # Most hold one part of one GPU, and have its rates as they are.
+        by_seat[seat] = (*by_seat[seat], *rates) if seat in by_seat else rates
     return by_gpu, by_seat
 
 

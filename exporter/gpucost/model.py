@@ -878,7 +878,10 @@ class ServedPod(Value, frozen=True):
 
 
 class Usage(Value, frozen=True):
-    """What a holder's share of one unit does now; `activity` is None where no signal exists."""
+    """What a holder's share of one unit does now; `activity` is None where no signal exists.
+
+    All its `rates` are paid by one.
+    """
 
     share: Share
     rates: tuple[Rate, ...]

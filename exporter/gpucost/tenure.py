@@ -63,7 +63,9 @@ def observe(
                 pending={} if before is None else before.pending,
                 pending_joules=0.0 if before is None else before.pending_joules,
             )
-        tenure = _labelled(seat, before, pod, snapshot, clock_seconds, patience)
+        tenure = before
+        if before.payer is None or not before.uid:
+            tenure = _labelled(seat, before, pod, snapshot, clock_seconds, patience)
         if shares:
             measured = [reading_of(gpus[share.gpu_uuid], share, work) for share in shares]
             # The first look at the pod: when looking began, or the API server answers after it.

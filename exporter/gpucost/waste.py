@@ -142,7 +142,7 @@ def usages(
                 thresholds,
                 clock_seconds,
             )
-        payer = _payer(gpu, share, thresholds)
+        payer = _payer(gpu, share, thresholds) if gpu.faults else share.holder
         usd = prices[share.gpu_uuid].usd_per_hour
         rates = [
             Rate(
@@ -206,7 +206,8 @@ def _held_states(
         # The kubelet's word comes before `starting`: a pod that it has given up on, or that is
         # on its way out, is not on its way up (docs/design.md, "Decisions").
         container = share.seat.holder.container
-        if is_backing_off(pod, container):
+        # A Ready pod has all of its containers ready, so none that waits.
+        if not pod.ready and is_backing_off(pod, container):
             return ((State.FAILING, 1.0),)
         if pod.deleted:
             return ((State.TERMINATING, 1.0),)
