@@ -325,10 +325,10 @@ def accrue(
     clock = ledger.clock_seconds
     by_gpu, by_seat = _flows(usages)
     gpus = dict(ledger.gpus)
-    for uuid, rates in by_gpu.items():
+    for uuid, flow in by_gpu.items():
         gpu = gpus[uuid]
         shown = None if gpu.labels is None else shown_at
-        account = credited(gpu.account, rates, seconds, shown)
+        account = credited(gpu.account, flow, seconds, shown)
         gpus[uuid] = GpuAccount(account, gpu.opened_at, gpu.labels, gpu.awaited)
 
     node, tenures = ledger.node, dict(ledger.tenures)
@@ -358,8 +358,8 @@ def accrue(
             pods[paying] = PodAccount(account, held.gone_at)
             if spent > 0:
                 _add_energy(energy, worker_of(paying), spent, shown_at)
-    for key, rates in by_workload.items():
-        months[key] = credited(months[key], rates, seconds, shown_at)
+    for key, flow in by_workload.items():
+        months[key] = credited(months[key], flow, seconds, shown_at)
     return replace(
         ledger,
         clock_seconds=clock + seconds,
@@ -376,10 +376,10 @@ def accrue(
 
 def _flows(
     usages: Sequence[Usage],
-) -> tuple[dict[str, list[Rate]], dict[Seat, tuple[Rate, ...]]]:
+) -> tuple[dict[str, list[Rate]], dict[Seat, Sequence[Rate]]]:
     """The rates by GPU, and by who pays them."""
     by_gpu: dict[str, list[Rate]] = {}
-    by_seat: dict[Seat, tuple[Rate, ...]] = {}
+    by_seat: dict[Seat, Sequence[Rate]] = {}
     for usage in usages:
         share, rates = usage.share, usage.rates
         by_gpu.setdefault(share.gpu_uuid, []).extend(rates)
