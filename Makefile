@@ -8,7 +8,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 
 # A program on the caller's PATH wins over the one that bootstrap fetched.
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH):$(CURDIR)/.cache/prometheus/bin
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH):$(CURDIR)/.cache/prometheus/bin:$(CURDIR)/.cache/alertmanager/bin
 # What is started from a checkout must not litter it, and not ask anything.
 export PYTHONDONTWRITEBYTECODE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -23,7 +23,7 @@ test: ready lint ## lint, types, import contracts and every test that needs neit
 
 .PHONY: ready
 ready: # everything the tests need, asked for at once
-	@scripts/bootstrap.sh python compiler prometheus
+	@scripts/bootstrap.sh python compiler prometheus alertmanager
 
 .PHONY: lint
 lint: ## ruff, mypy, import contracts, generated docs, Prometheus rules
@@ -49,8 +49,8 @@ docs: ## make the generated parts of docs/ and the shipped price list again
 	$(PY) scripts/build_prices.py
 
 .PHONY: demo
-demo: ## a simulated 8-GPU node and a real Prometheus; Ctrl-C ends it
-	@scripts/bootstrap.sh python prometheus
+demo: ## a simulated 8-GPU node, a real Prometheus and the pages it sends; Ctrl-C ends it
+	@scripts/bootstrap.sh python prometheus alertmanager
 	@scripts/demo.sh
 
 .PHONY: slow

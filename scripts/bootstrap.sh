@@ -2,7 +2,7 @@
 # Brings what the Makefile's targets need to a machine that has git and make, and nothing more:
 # Debian 12+ or Ubuntu 24.04+. Without root it asks for what only root can install, in one line.
 #
-#   scripts/bootstrap.sh [python] [compiler] [prometheus] [cluster] [lock] [bench] [fuzz]
+#   scripts/bootstrap.sh [python] [compiler] [prometheus] [alertmanager] [cluster] [lock] [bench] [fuzz]
 #
 # What is there already is left alone, and a run with nothing to do uses no network. Everything
 # it makes lies in .venv and .cache of the checkout.
@@ -12,6 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 CACHE=$PWD/.cache
 # The official image that Prometheus is copied from where there is no Debian package to be had.
 PROMETHEUS_IMAGE=${PROMETHEUS_IMAGE:-prom/prometheus:v3.5.0}
+ALERTMANAGER_IMAGE=${ALERTMANAGER_IMAGE:-prom/alertmanager:v0.28.1}
 UV=uv==0.13.9 # resolves the locks; nothing else uses it
 
 say() { printf 'bootstrap: %s\n' "$*" >&2; }
@@ -162,6 +163,61 @@ END
   "$CACHE/prometheus/bin/prometheus" --version >/dev/null 2>&1
 }
 
+# --- Alertmanager, for the demo's pages ---------------------------------------------------------
+
+need_alertmanager() {
+  command -v alertmanager >/dev/null || command -v prometheus-alertmanager >/dev/null && return
+  [ -x "$CACHE/alertmanager/bin/alertmanager" ] && return
+  alertmanager_from_debian && return
+  alertmanager_from_image && return
+  die 'no Alertmanager, and neither apt nor docker nor podman brought one. Install it: apt-get install prometheus-alertmanager (or put alertmanager on PATH)'
+}
+
+# Unpacked and not installed, for the same reasons as Prometheus.
+alertmanager_from_debian() {
+  command -v apt-get >/dev/null && command -v dpkg >/dev/null || return 1
+  local work=$CACHE/apt-alertmanager root=$CACHE/alertmanager/root log=$CACHE/apt.log
+  say 'fetching Debian'\''s package of Alertmanager'
+  rm -rf "$CACHE/alertmanager" "$work"
+  mkdir -p "$root" "$work/debs" "$work/lists/partial" "$work/cache/archives/partial"
+  local -a private=(-o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache")
+  local -a download=(download prometheus-alertmanager)
+  (cd "$work/debs" && apt-get -q "${APT_QUIET[@]}" "${download[@]}") >"$log" 2>&1 ||
+    (cd "$work/debs" && apt-get -q "${APT_QUIET[@]}" "${private[@]}" update &&
+      apt-get -q "${APT_QUIET[@]}" "${private[@]}" "${download[@]}") >>"$log" 2>&1 ||
+    { tail -n 3 "$log" >&2; return 1; }
+  dpkg -x "$work"/debs/*.deb "$root"
+  rm -rf "$work" "$root/usr/share/doc"
+  [ -x "$root/usr/bin/prometheus-alertmanager" ] || return 1
+  # Debian's build reads its templates from /usr/share and has no flag for it: the same path
+  # without its first slash (and with one at its end, to keep the length) is relative, to our root.
+  LC_ALL=C sed -i 's#/usr/share/prometheus/alertmanager#usr/share/prometheus/alertmanager/#g' \
+    "$root/usr/bin/prometheus-alertmanager"
+  mkdir -p "$CACHE/alertmanager/bin"
+  cat >"$CACHE/alertmanager/bin/alertmanager" <<'END'
+#!/bin/sh
+# Its file arguments must be absolute.
+cd "$(dirname "$(readlink -f "$0")")/../root" && exec usr/bin/prometheus-alertmanager "$@"
+END
+  chmod +x "$CACHE/alertmanager/bin/alertmanager"
+  "$CACHE/alertmanager/bin/alertmanager" --version >/dev/null 2>&1
+}
+
+alertmanager_from_image() {
+  local engine container
+  for engine in docker podman; do
+    command -v "$engine" >/dev/null && "$engine" info >/dev/null 2>&1 || continue
+    say "copying Alertmanager out of $ALERTMANAGER_IMAGE with $engine"
+    rm -rf "$CACHE/alertmanager"
+    mkdir -p "$CACHE/alertmanager/bin"
+    container=$("$engine" create "$ALERTMANAGER_IMAGE" 2>"$CACHE/image.log") || { tail -n 3 "$CACHE/image.log" >&2; continue; }
+    "$engine" cp "$container:/bin/alertmanager" "$CACHE/alertmanager/bin/" || true
+    "$engine" rm "$container" >/dev/null
+    "$CACHE/alertmanager/bin/alertmanager" --version >/dev/null 2>&1 && return
+  done
+  return 1
+}
+
 # As root apt drops to a user that cannot write into the checkout.
 APT_QUIET=(-o APT::Sandbox::User=root -o Debug::NoLocking=1)
 
@@ -214,8 +270,8 @@ missing_packages() { # NEED...
 needs=("${@:-python}")
 for need in "${needs[@]}"; do
   case $need in
-  python | compiler | prometheus | cluster | lock | bench | fuzz) ;;
-  *) die "knows no '$need'; one of: python compiler prometheus cluster lock bench fuzz" ;;
+  python | compiler | prometheus | alertmanager | cluster | lock | bench | fuzz) ;;
+  *) die "knows no '$need'; one of: python compiler prometheus alertmanager cluster lock bench fuzz" ;;
   esac
 done
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make demo`: the simulated node and a real Prometheus that scrapes it as a cluster's would.
-# Ctrl-C ends both and removes Prometheus's data. DEMO_SECONDS=N ends by itself N seconds after
+# `make demo`: the simulated node, a real Prometheus that scrapes it as a cluster's would, and a
+# real Alertmanager whose pages are printed here. Ctrl-C ends all and removes their data. DEMO_SECONDS=N ends by itself N seconds after
 # all is up; DEMO_PORT and DEMO_PROMETHEUS_PORT are tried first, then the ports after them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -13,14 +13,17 @@ PROMETHEUS=${GPUCOST_PROMETHEUS:-$(PATH=$PATH:$PWD/.cache/prometheus/bin command
 
 die() { printf 'demo: %s\n' "$*" >&2; exit 1; }
 
+ALERTMANAGER=${GPUCOST_ALERTMANAGER:-$(PATH=$PATH:$PWD/.cache/alertmanager/bin command -v alertmanager || command -v prometheus-alertmanager || true)}
+
 [ -x "$GPUCOST" ] || die 'no .venv; start it with: make demo'
 [ -n "$PROMETHEUS" ] || die 'no prometheus on PATH; make demo fetches it, or install it: apt-get install prometheus'
+[ -n "$ALERTMANAGER" ] || die 'no alertmanager on PATH; make demo fetches it, or install it: apt-get install prometheus-alertmanager'
 
 children=()
 logs=()
 data=$(mktemp -d "${TMPDIR:-/tmp}/gpucost-demo.XXXXXX")
 
-# Every way out stops both programs, waits for them, and removes what Prometheus stored.
+# Every way out stops all programs, waits for them, and removes what Prometheus stored.
 finish() {
   local status=$?
   trap '' INT TERM
@@ -64,7 +67,7 @@ except (OSError, urllib.error.URLError) as error:
 END
 }
 
-# Both programs must go on: a port that answers may be another demo's.
+# All programs must go on: a port that answers may be another demo's.
 check_alive() {
   local index
   for index in "${!children[@]}"; do
@@ -94,13 +97,40 @@ wait_for 'page of the exporter' "http://127.0.0.1:$port/metrics" '^gpucost_node_
 # As the chart's monitors do it: the target is named after its node and nothing else, and the
 # exporter's own namespace, pod and container labels are the ones that count.
 node=$(fetch "http://127.0.0.1:$port/metrics" | sed -n 's/^gpucost_node_info{.*\bnode="\([^"]*\)".*/\1/p')
-rules=$(compgen -G "$PWD/rules/*.yaml" | sed 's/.*/  - "&"/' || true)
+"$PYTHON" scripts/render_rules.py --settings rules/settings/demo.yaml --out "$data/rules"
+
+# Pages: Alertmanager hands them to a receiver that prints them here, below what is said at the end.
+alerts_port=$(free_port "${DEMO_ALERTMANAGER_PORT:-9093}")
+pages_port=$(free_port $((alerts_port + 1)))
+cat >"$data/alertmanager.yml" <<END
+route:
+  receiver: here
+  group_by: [alertname, namespace, pod, budget, node_pool]
+  group_wait: 1s
+  group_interval: 10s
+receivers:
+  - name: here
+    webhook_configs:
+      - url: "http://127.0.0.1:$pages_port/"
+END
+logs+=("$LOGS/pages-$pages_port.log")
+"$PYTHON" scripts/print_pages.py "$pages_port" 2>"${logs[-1]}" &
+children+=("$!")
+logs+=("$LOGS/alertmanager-$alerts_port.log")
+"$ALERTMANAGER" --config.file="$data/alertmanager.yml" --storage.path="$data/alerts" \
+  --web.listen-address="127.0.0.1:$alerts_port" --cluster.listen-address= --log.level=warn >"${logs[-1]}" 2>&1 &
+children+=("$!")
+wait_for 'Alertmanager' "http://127.0.0.1:$alerts_port/-/ready" 'OK'
+
 cat >"$data/prometheus.yml" <<END
 global:
   scrape_interval: 5s
   evaluation_interval: 5s
-${rules:+rule_files:
-$rules}
+rule_files: ["$data/rules/*.yaml"]
+alerting:
+  alertmanagers:
+    - static_configs:
+        - targets: ["127.0.0.1:$alerts_port"]
 scrape_configs:
   - job_name: gpucost
     honor_labels: true
@@ -113,7 +143,7 @@ END
 web_port=$(free_port "${DEMO_PROMETHEUS_PORT:-9090}")
 logs+=("$LOGS/prometheus-$web_port.log")
 "$PROMETHEUS" --config.file="$data/prometheus.yml" --storage.tsdb.path="$data/tsdb" \
-  --web.listen-address="127.0.0.1:$web_port" --log.level=warn >"${logs[1]}" 2>&1 &
+  --web.listen-address="127.0.0.1:$web_port" --log.level=warn >"${logs[-1]}" 2>&1 &
 children+=("$!")
 web=http://127.0.0.1:$web_port
 echo 'demo: waiting for the first dollars in Prometheus'
@@ -128,6 +158,11 @@ cat <<END
     this node now     http://127.0.0.1:$port/
     its metrics       http://127.0.0.1:$port/metrics
     Prometheus        $web/graph?g0.expr=sum%20by%20(pod)%20(gpucost_pod_cost_usd_total)&g0.tab=0&g0.range_input=15m
+
+    alerts            $web/alerts
+
+  Pages are printed below as Alertmanager sends them; that of the idle notebook comes within two
+  minutes. (Thresholds are shortened: rules/settings/demo.yaml.)
 
   Three queries worth pasting there:
 

@@ -10,7 +10,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 from http.client import HTTPConnection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -25,6 +25,9 @@ START_SECONDS = 240.0
 """For a slow, shared, two-core machine; a quick one takes twenty seconds."""
 
 STOP_SECONDS = 60.0
+
+PAGE_SECONDS = 480.0
+"""An idle minute, a few evaluations, and as much again for a slow machine."""
 
 
 class Demo:
@@ -41,8 +44,8 @@ class Demo:
     def wait_until_up(self) -> None:
         self.wait_for("Three queries")
 
-    def wait_for(self, words: str) -> None:
-        deadline = time.monotonic() + START_SECONDS
+    def wait_for(self, words: str, seconds: float = START_SECONDS) -> None:
+        deadline = time.monotonic() + seconds
         while words not in self.output:
             assert self.process.poll() is None, self.output
             assert time.monotonic() < deadline, self.output
@@ -69,6 +72,7 @@ def demo(directory: Path, **environment: str) -> Iterator[Demo]:
                 "TMPDIR": str(temporary),
                 "DEMO_PORT": str(20_000 + os.getpid() % 4000 * 2),
                 "DEMO_PROMETHEUS_PORT": str(28_000 + os.getpid() % 2000 * 2),
+                "DEMO_ALERTMANAGER_PORT": str(24_000 + os.getpid() % 2000 * 2),
                 **environment,
             },
             stdin=subprocess.DEVNULL,
@@ -95,7 +99,7 @@ def get(url: str) -> str:
     assert parts.hostname
     connection = HTTPConnection(parts.hostname, parts.port, timeout=30)
     try:
-        connection.request("GET", f"{parts.path}?{parts.query}")
+        connection.request("GET", f"{parts.path}?{parts.query}" if parts.query else parts.path)
         answer = connection.getresponse()
         text = answer.read().decode()
         assert answer.status == 200, text
@@ -143,6 +147,39 @@ def test_every_query_it_prints_works(running: Demo) -> None:
         deadline = time.monotonic() + START_SECONDS  # an increase needs two scrapes
         while not query(running, expression):
             assert time.monotonic() < deadline, expression
+            time.sleep(1)
+
+
+def test_an_idle_gpu_pages_through_alertmanager_with_its_money(running: Demo) -> None:
+    running.wait_for("PAGE GPUIdle", PAGE_SECONDS)
+    [cost] = query(running, "730 * gpucost_pod_cost_usd_per_hour{pod='ada-0'}")
+    value = cast("list[str]", cost["value"])[1]
+    assert f"wastes ${float(value):.2f} a month" in running.output
+    assert "Pod notebooks/ada-0 (Notebook ada, team research) has left" in running.output
+    assert "https://gpucost.io/runbook#gpuidle" in running.output
+
+
+def test_every_rule_evaluates_without_an_error(running: Demo) -> None:
+    answer = json.loads(get(f"{running.url('Prometheus')}/api/v1/rules"))
+    rules = [rule for group in answer["data"]["groups"] for rule in group["rules"]]
+    assert len(rules) > 100
+    assert [
+        (rule["name"], rule.get("lastError")) for rule in rules if rule["health"] == "err"
+    ] == []
+
+
+def test_the_month_to_date_is_what_the_ledger_says_plain_and_loaded(running: Demo) -> None:
+    """It lags by what two evaluations lag, and never runs ahead."""
+    for cost in ("cost", "loaded_cost"):
+        recorded = f"sum(workload:gpucost_{cost}_usd:month_to_date)"
+        ledger = "sum(gpucost_workload_cost_usd_total"
+        expression = f"{ledger} offset 45s) <= {recorded} * (1 + 1e-9) <= {ledger}) * (1 + 2e-9)"
+        deadline = time.monotonic() + START_SECONDS
+        while not query(running, expression):
+            assert time.monotonic() < deadline, (
+                query(running, recorded),
+                query(running, ledger + ")"),
+            )
             time.sleep(1)
 
 
