@@ -164,7 +164,7 @@ cat <<END
   Pages are printed below as Alertmanager sends them; that of the idle notebook comes within two
   minutes. (Thresholds are shortened: rules/settings/demo.yaml.)
 
-  Three queries worth pasting there:
+  Four queries worth pasting there:
 
     what each pod costs, USD an hour
       sum by (namespace, pod) (gpucost_pod_cost_usd_per_hour)
@@ -172,6 +172,8 @@ cat <<END
       sum by (state) (increase(gpucost_gpu_cost_usd_total[5m]))
     waste in USD an hour, and why
       topk(5, sum by (pod, reason) (gpucost_pod_waste_usd_per_hour) > 0)
+    what a request to the chat server costs, USD (after a minute)
+      gpucost_pod_cost_per_request_usd
 
   Logs: .cache/demo/. $ending
 

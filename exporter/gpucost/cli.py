@@ -25,7 +25,7 @@ from gpucost import __version__, check
 from gpucost.config import ConfigError
 from gpucost.config_file import ConfigFile
 from gpucost.cycle import Terms, advance
-from gpucost.demo import SimulatedNode
+from gpucost.demo import SimulatedNode, chat_load
 from gpucost.keeper import Keeper
 from gpucost.live import LiveNode, boot_id
 from gpucost.loop import Loop
@@ -246,7 +246,16 @@ def _demo(given: argparse.Namespace) -> int:
         config_read_at=time.time(),
         simulated=True,
     )
-    return _run(given, SimulatedNode(), lambda _: (terms, ()), lambda: config)
+    # Imported late: what serves a real node has no use for it.
+    from gpucost.demo_server import ChatServer  # noqa: PLC0415
+
+    node = SimulatedNode(requests=config.requests)
+    try:
+        with ChatServer(chat_load) as server:
+            node.serve_chat(server.url)
+            return _run(given, node, lambda _: (terms, ()), lambda: config)
+    finally:
+        node.close()
 
 
 def _run(

@@ -2,7 +2,7 @@
 
 Its pods train, serve, idle, start slowly, crash, come and go on a fixed timetable, so that
 every state can be seen within minutes. Only the Snapshot is made up: attribution, prices,
-ledger and pages are the real ones.
+ledger and pages are the real ones, and its chat pod's metrics come over HTTP (demo_server.py).
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import math
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gpucost.model import (
     Activity,
     ContainerStatus,
     Device,
     Efficiency,
+    Endpoint,
     GpuReading,
     Holder,
     Holding,
@@ -25,14 +27,18 @@ from gpucost.model import (
     Node,
     Pod,
     Process,
+    Serving,
     Signal,
     Snapshot,
     SourceStatus,
     UnitReading,
 )
+from gpucost.sources.requests import RequestsSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from gpucost.config import Requests
 
 _MODEL = "NVIDIA H100 80GB HBM3"
 _MEMORY = 81_559 << 20
@@ -204,20 +210,40 @@ _PLAY = (
 )
 
 
+CHAT = ("serving", "chat-6c5f8d7b9-x2v4q")
+"""The pod whose inference server is asked."""
+
+
+def chat_load(age: float) -> float:
+    """How busy that pod is, so many seconds after it came."""
+    return next(act for act in _PLAY if (act.namespace, act.name) == CHAT).busy(age)
+
+
 class SimulatedNode:
     """Gathers Snapshots of the play."""
 
-    def __init__(self, name: str = _NODE.name) -> None:
-        """`name` is the node's, as a label."""
+    def __init__(self, name: str = _NODE.name, requests: Requests | None = None) -> None:
+        """`name` is the node's, as a label; `requests` says how its servers are asked, if any."""
         self._node = Node(
             **{
                 field: getattr(_NODE, field) for field in _NODE.__struct_fields__ if field != "name"
             },
             name=name,
         )
+        self._requests = None if requests is None else RequestsSource(requests)
+        self._chat: Serving | None = None
         self._began: float | None = None
         self._joules: dict[str, float] = {}
         self._last = 0.0
+
+    def serve_chat(self, url: str) -> None:
+        """The chat pod shows its metrics there."""
+        self._chat = Serving((Endpoint(url),))
+
+    def close(self) -> None:
+        """End the threads that ask."""
+        if self._requests is not None:
+            self._requests.close()
 
     def gather(self, wall_time: float, clock_seconds: float) -> Snapshot:
         """The play at this moment; the first call is its beginning."""
@@ -232,6 +258,12 @@ class SimulatedNode:
             (pod.namespace, pod.name): pod
             for pod in (_pod(act, age, now, wall_time) for act, age in on_stage)
         }
+        if self._chat is not None and CHAT in pods:
+            pods[CHAT] = replace(pods[CHAT], serving=self._chat)
+        read = None
+        if self._requests is not None:
+            self._requests.follow(pods)
+            read = self._requests.read()
         holdings = Holdings(
             holdings=tuple(
                 Holding(
@@ -255,6 +287,9 @@ class SimulatedNode:
                     source="simulation", up=True, duration_seconds=0.0, last_success=wall_time
                 ),
             ),
+            problems=() if read is None else read.problems,
+            clock_seconds=clock_seconds,
+            engines={} if read is None else read.pods,
         )
 
     def _gpu(self, index: int, held: dict[str, tuple[_Act, float]], seconds: float) -> GpuReading:

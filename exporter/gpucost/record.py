@@ -8,6 +8,7 @@ in the settings to what is no password.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,6 +22,13 @@ from gpucost.sources.base import SourceError
 from gpucost.sources.dcgm import fetch_page
 from gpucost.sources.dra import GROUP
 from gpucost.sources.dra_objects import ClaimList, ClaimObject, SliceList
+from gpucost.sources.engine_endpoints import (
+    PART_ROWS,
+    PROMETHEUS_ANNOTATIONS,
+    engine_table,
+)
+from gpucost.sources.engine_fetch import fetch
+from gpucost.sources.engine_page import EnginePage
 from gpucost.sources.kube_api import KubeApi
 from gpucost.sources.kube_objects import (
     CONFIG_HASH,
@@ -34,6 +42,7 @@ from gpucost.sources.recorded import (
     CLAIMS,
     CONFIG,
     DCGM,
+    ENGINES,
     FILES,
     HOLDINGS,
     MAX_FILE_BYTES,
@@ -43,20 +52,30 @@ from gpucost.sources.recorded import (
     PODS,
     SLICES,
     NvmlRecording,
+    engine_file,
 )
+from gpucost.sources.requests import trust_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from gpucost.config import Config
+    from gpucost.config import Config, Requests
     from gpucost.live import LiveNode
+    from gpucost.model import Serving
     from gpucost.reader import Asked
     from gpucost.sources.kube_objects import ObjectMeta
 
 T = TypeVar("T")
 
-KEPT_ANNOTATIONS = ("gpucost.io/", MIRROR, CONFIG_HASH, hami.ANNOTATION)
+KEPT_ANNOTATIONS = (
+    "gpucost.io/",
+    PROMETHEUS_ANNOTATIONS,
+    *(row.size for row in PART_ROWS if row.size),
+    MIRROR,
+    CONFIG_HASH,
+    hami.ANNOTATION,
+)
 """What the annotations that are kept begin with."""
 
 _BETWEEN_READS_SECONDS = 2.0
@@ -78,7 +97,7 @@ def record(node: LiveNode, node_name: str, folder: Path) -> Iterator[Written]:
     would be taken for one), and OSError where it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if there := [name for name in FILES if (folder / name).exists()]:
+    if there := [name for name in (*FILES, ENGINES) if (folder / name).exists()]:
         raise ConfigError(
             f"{folder}: holds a recording already ({', '.join(there)}). Give a folder of its own."
         )
@@ -93,15 +112,45 @@ def record(node: LiveNode, node_name: str, folder: Path) -> Iterator[Written]:
         (SLICES, lambda: _slices(node, node_name)),
         (CLAIMS, lambda: _claims(node)),
     )
-    for name, read in steps:
+    for name, read in (*steps, *_engines(node)):
         try:
             text = read()
         except SourceError as error:
             yield Written(name, None, f"{name}: not recorded: {error}")
             continue
         if text is not None:
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(text)
             yield Written(name, len(text), f"{name}: {len(text)} bytes")
+
+
+def _engines(node: LiveNode) -> Iterator[tuple[str, Callable[[], bytes | None]]]:
+    """The pages of the inference servers, reduced to the lines that are read."""
+    if node.sources.requests is None or node.sources.kubernetes is None:
+        return
+    try:
+        pods = node.sources.kubernetes.read().pods or {}
+    except SourceError:
+        return  # the pods' own step has told of it
+    for (namespace, name), pod in pods.items():
+        if pod.serving is not None and pod.serving.endpoints:
+            file = engine_file(namespace, name)
+            yield file, partial(_engine, pod.serving, node.config.requests)
+
+
+def _engine(serving: Serving, settings: Requests) -> bytes:
+    lines: dict[bytes, None] = {}
+    for endpoint in serving.endpoints:
+        page = EnginePage(engine_table(settings))
+        fetch(
+            endpoint.url,
+            page.feed,
+            timeout_seconds=settings.timeout_seconds,
+            max_bytes=settings.max_bytes,
+            trust=trust_of(endpoint, settings),
+        )
+        lines |= dict.fromkeys(page.kept().splitlines(keepends=True))
+    return b"".join(lines)
 
 
 def _config(config: Config) -> bytes:

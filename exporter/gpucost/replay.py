@@ -18,6 +18,7 @@ from gpucost.sources.base import SourceError
 from gpucost.sources.recorded import (
     CONFIG,
     DCGM,
+    ENGINES,
     HOLDINGS,
     MAX_SECONDS,
     NODE,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gpucost.model import Report, Snapshot
+    from gpucost.sources.base import RequestsRead
 
 MAX_STEPS = 20_000
 """Past so many cycles in one stretch the steps grow. What is charged does not depend on the
@@ -77,10 +79,14 @@ class _Play:
         self._config = _config(frames[0], Config()) if CONFIG in frames[0].files else Config()
         self._problem: Problem | None = None
         self._recorded = RecordedNode(frames[0], self._config, node_name)
+        self._now = 0.0
         self._gatherer = Gatherer(
             self._sources(), self._node(), self._config.kubelet.keep_holders_seconds
         )
         self._report: Report | None = None
+
+    def _requests(self) -> RequestsRead:
+        return self._recorded.requests(self._now)
 
     def run(self, advance_seconds: float) -> Report:
         """Step through all frames and on."""
@@ -112,6 +118,7 @@ class _Play:
         )
 
     def _step(self, now: float, seconds: float) -> Report:
+        self._now = now
         snapshot = _timeless(self._gatherer.gather(self._start + now, now))
         problems = () if self._problem is None else (self._problem,)
         report = advance(self._report, snapshot, seconds, self._terms(snapshot))
@@ -136,11 +143,15 @@ class _Play:
             kubelet=Direct("kubelet", recorded.kubelet) if self._has(HOLDINGS) else None,
             kubernetes=Direct("kubernetes", recorded.kubernetes) if self._has(PODS, NODE) else None,
             dra=Direct("dra", recorded.dra) if self._has(SLICES) else None,
+            requests=Direct("requests", self._requests) if self._has_engines() else None,
             in_kubernetes=self._has(HOLDINGS, OFFERED, PODS, NODE),
         )
 
     def _has(self, *names: str) -> bool:
         return any(name in self._recorded.frame.files for name in names)
+
+    def _has_engines(self) -> bool:
+        return any(name.startswith(f"{ENGINES}/") for name in self._recorded.frame.files)
 
     def _node(self) -> Node:
         """The node as the settings describe it; node.json says more where it is there."""

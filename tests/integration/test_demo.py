@@ -42,7 +42,7 @@ class Demo:
         return self._log.read_text()
 
     def wait_until_up(self) -> None:
-        self.wait_for("Three queries")
+        self.wait_for("Four queries")
 
     def wait_for(self, words: str, seconds: float = START_SECONDS) -> None:
         deadline = time.monotonic() + seconds
@@ -142,7 +142,7 @@ def test_the_target_is_named_after_its_node_and_clobbers_no_label(running: Demo)
 
 def test_every_query_it_prints_works(running: Demo) -> None:
     printed = re.findall(r"^ {6}(\S.*)$", running.output, re.MULTILINE)
-    assert len(printed) == 3
+    assert len(printed) == 4
     for expression in printed:
         deadline = time.monotonic() + START_SECONDS  # an increase needs two scrapes
         while not query(running, expression):

@@ -45,6 +45,11 @@ def write(folder: Path, **files: str) -> Path:
     return folder
 
 
+def page(folder: Path, name: str) -> None:
+    (folder / "engines").mkdir()
+    (folder / "engines" / name).touch()
+
+
 def frame(**files: str) -> Frame:
     return Frame(0.0, {n.replace("_json", ".json"): text.encode() for n, text in files.items()})
 
@@ -80,6 +85,17 @@ def test_other_files_may_lie_beside(tmp_path: Path) -> None:
     assert load(tmp_path)[0].files.keys() == {"nvml.json"}
 
 
+def test_a_frame_may_hold_the_pages_of_inference_servers(tmp_path: Path) -> None:
+    write(tmp_path, t0__nvml_json="a")
+    page(tmp_path, "serving_chat-0.prom")
+    page(tmp_path / "t0", "ml_chat.v2-0.prom")
+    assert load(tmp_path)[0].files.keys() == {
+        "nvml.json",
+        "engines/serving_chat-0.prom",
+        "engines/ml_chat.v2-0.prom",
+    }
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -93,6 +109,7 @@ def test_other_files_may_lie_beside(tmp_path: Path) -> None:
         (lambda d: (d / "t31622401").mkdir(), "a year at most"),
         (lambda d: (d / "nvml.json").mkdir(), "nvml.json: not a frame"),
         (lambda d: (d / "podresource.json").touch(), "podresource.json: not a file of a recording"),
+        (lambda d: page(d, "chat-0.prom"), "chat-0.prom: not called <namespace>_<pod>.prom"),
         (lambda d: (d / "config.yml").touch(), "config.yml: not a file of a recording"),
         (lambda d: write(d, t0__nodes_json="{}"), "nodes.json: not a file of a recording"),
         (lambda d: (d / "nvml.json").symlink_to("/nowhere"), "nvml.json: cannot be read"),

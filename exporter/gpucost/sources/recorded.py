@@ -14,16 +14,26 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from gpucost.model import GpuReading, Problem  # noqa: TC001 - msgspec decodes them
-from gpucost.sources.base import ClusterRead, DeviceRead, DraRead, HoldingsRead, SourceError
+from gpucost.model import EngineReading, GpuReading, Problem, Serving
+from gpucost.sources.base import (
+    ClusterRead,
+    DeviceRead,
+    DraRead,
+    HoldingsRead,
+    RequestsRead,
+    SourceError,
+)
 from gpucost.sources.dcgm import parse_dcgm
 from gpucost.sources.dra_objects import ClaimList, SliceList, devices_of, results_by_claim
+from gpucost.sources.engine_endpoints import engine_table
+from gpucost.sources.engine_page import parse_engine_page
 from gpucost.sources.kube_objects import PodList, decode, parse_node, parse_pod_list
 from gpucost.sources.podresources import (
     parse_allocatable_json,
     parse_holdings,
     parse_list_json,
 )
+from gpucost.sources.requests import named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +51,8 @@ NODE = "node.json"
 SLICES = "resourceslices.json"
 CLAIMS = "resourceclaims.json"
 FILES = (CONFIG, NVML, DCGM, HOLDINGS, OFFERED, PODS, NODE, SLICES, CLAIMS)
+ENGINES = "engines"
+"""A folder of pages: `<namespace>_<pod>.prom` is what that pod's inference server answered."""
 
 MAX_FILE_BYTES = 64 << 20
 MAX_SECONDS = 366 * 86_400.0
@@ -51,6 +63,7 @@ T = TypeVar("T")
 UnixTime = Annotated[float, Meta(ge=0, le=1e11)]
 
 _FRAME = re.compile(r"t([0-9]+(?:\.[0-9]+)?)")
+_ENGINE = re.compile(r"([a-z0-9-]{1,63})_([a-z0-9.-]{1,253})\.prom")
 _MOMENT = re.compile(
     rb'"(?:creationTimestamp|startTime|startedAt|finishedAt|lastTransitionTime|lastHeartbeatTime'
     rb'|time)"\s*:\s*"([0-9]{4}-[^"]{1,40})"'
@@ -97,7 +110,8 @@ def load(folder: Path) -> tuple[Frame, ...]:
 def _load(folder: Path) -> tuple[Frame, ...]:
     if not folder.is_dir():
         raise RecordingError(f"{folder}: no such folder")
-    steps = sorted((_at_seconds(path), path) for path in folder.iterdir() if path.is_dir())
+    inner = (path for path in folder.iterdir() if path.is_dir() and path.name != ENGINES)
+    steps = sorted((_at_seconds(path), path) for path in inner)
     files = _files(folder)
     if not files and not steps:
         raise RecordingError(f"{folder}: holds none of {', '.join(FILES)}, nor folders t0, t30...")
@@ -126,16 +140,30 @@ def _at_seconds(path: Path) -> float:
 def _files(folder: Path) -> dict[str, bytes]:
     """The files of one folder. A misspelt name must not pass for a source that is absent."""
     found = {}
+    engines = folder / ENGINES
+    for path in sorted(engines.iterdir()) if engines.is_dir() else ():
+        if not _ENGINE.fullmatch(path.name):
+            raise RecordingError(f"{path}: not called <namespace>_<pod>.prom")
+        found[f"{ENGINES}/{path.name}"] = _text(path)
     for path in sorted(folder.iterdir()):
         if path.name in FILES:
-            with path.open("rb") as file:
-                text = file.read(MAX_FILE_BYTES + 1)
-            if len(text) > MAX_FILE_BYTES:
-                raise RecordingError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
-            found[path.name] = text
+            found[path.name] = _text(path)
         elif path.suffix in (".json", ".yaml", ".yml"):
             raise RecordingError(f"{path}: not a file of a recording; those are {', '.join(FILES)}")
     return found
+
+
+def _text(path: Path) -> bytes:
+    with path.open("rb") as file:
+        text = file.read(MAX_FILE_BYTES + 1)
+    if len(text) > MAX_FILE_BYTES:
+        raise RecordingError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
+    return text
+
+
+def engine_file(namespace: str, pod: str) -> str:
+    """The file of a pod's page."""
+    return f"{ENGINES}/{namespace}_{pod}.prom"
 
 
 def recorded_at(frame: Frame) -> float | None:
@@ -235,7 +263,7 @@ class RecordedNode:
         self.frame = frame
         self.config = config
         self._node_name = node_name
-        self._parsed: dict[str, tuple[tuple[Config | bytes | None, ...], Any]] = {}
+        self._parsed: dict[str, tuple[tuple[Config | bytes | float | None, ...], Any]] = {}
 
     def nvml(self) -> DeviceRead:
         """Read nvml.json. Raises SourceError."""
@@ -280,6 +308,35 @@ class RecordedNode:
 
         return self._once("dra", (SLICES, CLAIMS), parse)
 
+    def requests(self, now: float) -> RequestsRead:
+        """Read the pages in engines/, at `now` on the recording's clock.
+
+        As a live server is: every `interval_seconds`, and where it says something else.
+        """
+        settings = self.config.requests
+        table = self._once("engines", (), lambda: engine_table(settings))
+        pods = self.kubernetes().pods or {}
+        readings: dict[tuple[str, str], EngineReading] = {}
+        problems: list[Problem] = []
+        for key, pod in pods.items():
+            name = engine_file(*key)
+            if name not in self.frame.files or pod.finished:
+                continue
+            serving = pod.serving or Serving()
+
+            def parse(name: str = name, serving: Serving = serving) -> EngineReading:
+                engine = next((it.engine for it in serving.endpoints), "")
+                found = parse_engine_page(self.frame.files[name], table, engine, serving.models)
+                return EngineReading(now, tuple(named(model, serving) for model in found))
+
+            try:
+                beat = now // settings.interval_seconds
+                readings[key] = self._once(name, (name, PODS), parse, beat)
+            except SourceError as error:
+                said = f"{'/'.join(key)}: {error}"
+                problems.append(Problem("requests", error.kind, said, error.remedy))
+        return RequestsRead(readings, tuple(problems))
+
     def _cluster(self) -> ClusterRead:
         files = self.frame.files
         node = parse_node(files[NODE]) if NODE in files else None
@@ -293,12 +350,18 @@ class RecordedNode:
                 self.config.kubernetes,
                 self._node_name,
                 self.config.kubelet.resource_names,
+                self.config.requests,
             ),
         )
 
-    def _once(self, source: str, files: tuple[str, ...], parse: Callable[[], T]) -> T:
-        """Parse a source's files, or answer as before while they and the settings are the same."""
-        made_of = (self.config, *(self.frame.files.get(name) for name in files))
+    def _once(
+        self, source: str, files: tuple[str, ...], parse: Callable[[], T], moment: float = 0.0
+    ) -> T:
+        """Parse a source's files, or answer as before while they and the settings are the same.
+
+        And the `moment` that they are read for.
+        """
+        made_of = (self.config, moment, *(self.frame.files.get(name) for name in files))
         before = self._parsed.get(source)
         if before is None or before[0] != made_of:
             before = self._parsed[source] = (made_of, parse())
