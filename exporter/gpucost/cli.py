@@ -56,6 +56,8 @@ _EXIT_INTERRUPTED = 130
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _YEARS = (1971, 9000)
 """What months and time zones can be reckoned with."""
+_FIRST_ANSWER_SECONDS = 3.0
+"""How long the first cycle waits for the API server, before it goes on without."""
 _LISTING_SECONDS = 10.0
 """How long a command that reads only once waits for the API server's first answer."""
 
@@ -299,6 +301,8 @@ def _run(
         if keeper is not None and live is not None:
             now = Moment(time.time(), time.monotonic(), _node_name(given), boot_id())
             live.gatherer.remember(keeper.open(now))
+        if live is not None:
+            _await_cluster(live, _FIRST_ANSWER_SECONDS)
         loop.run(stop, lambda: config().cycle_seconds)
     finally:
         server.close()
@@ -380,9 +384,10 @@ def _look(given: argparse.Namespace) -> tuple[Sequence[GpuReading], Node, Prices
         node.close()
 
 
-def _await_cluster(node: LiveNode) -> None:
+def _await_cluster(node: LiveNode, seconds: float = _LISTING_SECONDS) -> None:
+    """Give the API server time to say what this node is: without that it may have no price."""
     if node.sources.kubernetes is not None:
-        node.sources.kubernetes.wait(_LISTING_SECONDS)
+        node.sources.kubernetes.wait(seconds)
 
 
 def _cycle(node: LiveNode, reads: int) -> Report:

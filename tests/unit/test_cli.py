@@ -301,6 +301,15 @@ def test_it_stops_though_a_scrape_is_open(tmp_path: Path) -> None:
             assert server.process.wait(STOPS_WITHIN) == 0, server.log
 
 
+def test_the_first_report_waits_for_the_api_server(
+    tmp_path: Path, whole_node: Mapping[str, str]
+) -> None:
+    with serving(tmp_path, "serve", **whole_node) as server:
+        assert 'gpucost_source_up{node="gpu-1",source="kubernetes"} 1.0' in server.page()
+        assert "has not answered yet" not in server.log
+        assert "unpriced" not in server.log
+
+
 def test_settings_are_followed_while_it_serves_and_bad_ones_refused(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
 
