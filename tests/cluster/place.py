@@ -24,11 +24,12 @@ HOST_FOLDERS = (
     "/etc/cni",
     "/var/lib/cni",
     "/var/lib/containerd",
+    "/var/lib/gpucost",
     "/var/lib/kubelet",
     "/var/log/containers",
     "/var/log/pods",
 )
-"""Folders where Kubernetes keeps things by name: inside, each is one of the state folder's.
+"""Folders where Kubernetes and gpucost keep things by name: inside, each is one of the state folder's.
 
 /run is a file system of its own inside.
 """

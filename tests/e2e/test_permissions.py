@@ -67,6 +67,15 @@ def test_what_the_pod_has_is_needed(kube: Kube, change: Callable[[Pod], None], b
     assert any(broken in line for line in said.splitlines() if "ok  " not in line), said
 
 
+def test_the_folder_of_the_ledger_is_needed(kube: Kube) -> None:
+    pod = _exporter(kube)
+    container = _container(pod)
+    container["args"] = ["serve", "--state-directory=/var/lib/gpucost"]
+    _drop_volume(pod, "state")
+    said = _log_of(kube, "without-the-ledgers-folder", pod, "state: ")
+    assert "/var/lib/gpucost" in said
+
+
 @pytest.mark.parametrize("kind", ["pods", "nodes"])
 @pytest.mark.parametrize("verb", ["list", "watch"])
 def test_each_right_is_needed(kube: Kube, kind: str, verb: str) -> None:
