@@ -29,7 +29,7 @@ HOST_FOLDERS = (
     "/var/log/containers",
     "/var/log/pods",
 )
-"""Folders where Kubernetes and gpucost keep things by name: inside, each is one of the state folder's.
+"""Folders where Kubernetes and gpucost keep things by name: inside, each is the state folder's.
 
 /run is a file system of its own inside.
 """
