@@ -61,6 +61,7 @@ slow: ready ## the tests that take minutes: a price list of 2 GB
 bench: ## the published figures, one line each: name value unit goal
 	@scripts/bootstrap.sh python compiler bench
 	$(PY) tests/bench/run.py
+	PYTHONPATH=exporter $(PY) tests/bench/inference_servers.py
 
 .PHONY: accuracy
 accuracy: ## how exact the bill is: known truth, the real core, a real Prometheus (ARGUMENTS="--hours 24")

@@ -50,6 +50,7 @@ HEAD = """\
 Duration = Annotated[str, Meta(pattern=r"^([0-9]+(ms|s|m|h|d|w))+$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Text = Annotated[str, Meta(pattern=r"^[^\x00-\x1f]*$", max_length=500)]
+Query = Annotated[str, Meta(min_length=1, max_length=2000)]
 Number = Annotated[float, Meta(ge=0, le=1e12)]
 Ratio = Annotated[float, Meta(ge=0, le=1)]
 Share = Annotated[int, Meta(ge=1, le=1000)]
@@ -144,6 +145,18 @@ class Target(_Section, frozen=True):
     usd_per_request: Annotated[float, Meta(gt=0, le=1e9)]
 
 
+class Work(_Section, frozen=True):
+    """What counts a workload's requests, where its engines do not, or not all of them.
+
+    Both are PromQL that gives one value, in requests a second.
+    """
+
+    namespace: Text
+    workload: Text
+    requests: Query | None = None
+    cache_hits: Query | None = None
+
+
 class Energy(_Section, frozen=True):
     """From joules to grams of CO2e."""
 
@@ -169,6 +182,7 @@ class Settings(_Section, frozen=True):
     overrides: tuple[Override, ...] = ()
     budgets: tuple[Budget, ...] = ()
     targets: tuple[Target, ...] = ()
+    work: tuple[Work, ...] = ()
     energy: Energy = Energy()
     alerts: dict[str, Alert] = {}
 
@@ -213,6 +227,10 @@ def _check(settings: Settings) -> None:
         _check_match(budget.match, f"$.budgets[{number}].match")
     _check_once((budget.name for budget in settings.budgets), "budgets")
     _check_once((f"{it.namespace}/{it.workload}" for it in settings.targets), "targets")
+    _check_once((f"{it.namespace}/{it.workload}" for it in settings.work), "work")
+    for number, work in enumerate(settings.work):
+        if work.requests is None and work.cache_hits is None:
+            raise SettingsError(f"needs requests or cache_hits - at `$.work[{number}]`")
     for number, override in enumerate(settings.overrides):
         if override.namespace is None and override.team is None and override.cluster is None:
             raise SettingsError(
@@ -268,6 +286,17 @@ def settings_rules(settings: Settings) -> Iterator[Rule]:
             f"vector({_number(target.usd_per_request)})",
             {"namespace": target.namespace, "workload": target.workload},
         )
+    for work in settings.work:
+        yield from work_rules(work)
+
+
+def work_rules(work: Work) -> Iterator[Rule]:
+    """What the settings name as a workload's work, as series under its name."""
+    labels = {"namespace": work.namespace, "workload": work.workload}
+    for name, query in (("named_requests", work.requests), ("cache_hits", work.cache_hits)):
+        if query is not None:
+            one = f"sum by (cluster) (\n  {' '.join(query.split())}\n)"
+            yield Rule(f"workload:gpucost_{name}:rate5m", one, labels)
 
 
 def _by_tenant(name: str, value: float, settings: Settings) -> str:

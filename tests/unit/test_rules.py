@@ -27,8 +27,8 @@ RECORDS = [
 ]
 RECORDED = {rule["record"] for rule in RECORDS}
 
-OTHERS = {"up", "kube_node_status_allocatable"}
-"""Series of Prometheus itself and of kube-state-metrics."""
+OTHERS = {"up", "kube_node_status_allocatable", "litellm_spend_metric_total"}
+"""Series of Prometheus itself, of kube-state-metrics and of LiteLLM."""
 
 PROMQL = """
 and or unless on ignoring group_left group_right by without offset sum max min avg count group topk
