@@ -3,8 +3,8 @@
 A value's description is the comment above it; it may end with `@schema {...}`, in lines of its
 own, which adds JSON Schema keywords to the type that the default shows. A map is strict: it has
 the keys that values.yaml gives it, unless it is empty there or `@schema` says what it may have.
-`config` is gpucost's own settings, whose schema comes from exporter/gpucost/config.py. Run by
-gen_docs.py.
+`config` is gpucost's own settings, whose schema comes from exporter/gpucost/config.py, and
+`rules.settings` those of scripts/render_rules.py. Run by gen_docs.py.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import yaml
 from msgspec import Struct
 
 from gpucost.config import Config
+from render_rules import Settings
 from tables import table
 
 if TYPE_CHECKING:
@@ -116,8 +117,10 @@ def _schema(value: Value) -> Schema:
 
 
 def settings_schema() -> Schema:
-    """The schema of each section of gpucost's configuration."""
-    _, sections = msgspec.json.schema_components([Config], ref_template="#/definitions/{name}")
+    """The schema of each section of gpucost's configuration, and of the rules' settings."""
+    _, sections = msgspec.json.schema_components(
+        [Config, Settings], ref_template="#/definitions/{name}"
+    )
     return {name: _plain(section) for name, section in sorted(sections.items())}
 
 

@@ -56,6 +56,9 @@ Ratio = Annotated[float, Meta(ge=0, le=1)]
 Share = Annotated[int, Meta(ge=1, le=1000)]
 Severity = Literal["critical", "warning", "info"]
 
+SCALING_INTERVAL = "15s"
+"""Of what replicas are scaled by, as in rules/scaling.yaml."""
+
 MAX_INTERVAL_SECONDS = 240
 """With five minutes of lookback, a series recorded less often has holes (since Prometheus 3 the
 range is open at its start)."""
@@ -157,6 +160,23 @@ class Work(_Section, frozen=True):
     cache_hits: Query | None = None
 
 
+class Scaling(_Section, frozen=True):
+    """A service that is scaled on cost: what rules/scaling.yaml reckons with."""
+
+    namespace: Text
+    workload: Text
+    cluster: Text | None = None
+    up_ratio: Annotated[float, Meta(gt=0, le=1)] = 0.7
+    down_ratio: Annotated[float, Meta(gt=0, le=1)] = 0.3
+    requests_per_replica: Annotated[float, Meta(gt=0, le=1e9)] | None = None
+    usd_per_request: Annotated[float, Meta(gt=0, le=1e9)] | None = None
+    usd_per_hour: Annotated[float, Meta(gt=0, le=1e9)] | None = None
+    min_replicas: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    max_replicas: Annotated[int, Meta(ge=1, le=10_000)] = 10
+    queue: Query | None = None
+    arrivals: Query | None = None
+
+
 class Energy(_Section, frozen=True):
     """From joules to grams of CO2e."""
 
@@ -183,6 +203,8 @@ class Settings(_Section, frozen=True):
     budgets: tuple[Budget, ...] = ()
     targets: tuple[Target, ...] = ()
     work: tuple[Work, ...] = ()
+
+    scaling: tuple[Scaling, ...] = ()
     energy: Energy = Energy()
     alerts: dict[str, Alert] = {}
 
@@ -231,6 +253,10 @@ def _check(settings: Settings) -> None:
     for number, work in enumerate(settings.work):
         if work.requests is None and work.cache_hits is None:
             raise SettingsError(f"needs requests or cache_hits - at `$.work[{number}]`")
+
+    _check_once((f"{it.namespace}/{it.workload}" for it in settings.scaling), "scaling")
+    for number, scaling in enumerate(settings.scaling):
+        _check_scaling(scaling, f"$.scaling[{number}]")
     for number, override in enumerate(settings.overrides):
         if override.namespace is None and override.team is None and override.cluster is None:
             raise SettingsError(
@@ -248,6 +274,19 @@ def _check_match(match: Match, path: str) -> None:
         if names is not None and not (names and all(map(str.isprintable, names))):
             raise SettingsError(
                 f"must be one or more names of printable characters - at `{path}.{label}`"
+            )
+
+
+def _check_scaling(scaling: Scaling, path: str) -> None:
+    if scaling.down_ratio >= scaling.up_ratio:
+        raise SettingsError(f"must be below up_ratio - at `{path}.down_ratio`")
+    if scaling.min_replicas > scaling.max_replicas:
+        raise SettingsError(f"must be at most max_replicas - at `{path}.min_replicas`")
+    for name in ("queue", "arrivals"):
+        if "cost_per_" in (getattr(scaling, name) or ""):
+            raise SettingsError(
+                f"a cost per request or token falls when the load rises, so it says nothing of"
+                f" demand; ask the gateway for requests - at `{path}.{name}`"
             )
 
 
@@ -297,6 +336,36 @@ def work_rules(work: Work) -> Iterator[Rule]:
         if query is not None:
             one = f"sum by (cluster) (\n  {' '.join(query.split())}\n)"
             yield Rule(f"workload:gpucost_{name}:rate5m", one, labels)
+
+
+def scaling_rules(scaling: Scaling) -> Iterator[Rule]:
+    """What a service is scaled by, and what its gateway says, by its namespace and workload."""
+    labels = {
+        label: value
+        for label in ("cluster", "namespace", "workload")
+        if (value := getattr(scaling, label)) is not None
+    }
+    for name in (
+        "up_ratio",
+        "down_ratio",
+        "requests_per_replica",
+        "usd_per_request",
+        "usd_per_hour",
+        "min_replicas",
+        "max_replicas",
+    ):
+        value = getattr(scaling, name)
+        if value is not None:
+            yield Rule(f"scaling:gpucost_{name}:setting", f"vector({_number(value)})", labels)
+    if scaling.queue is not None:
+        yield Rule("scaling:gpucost_queue:setting", "vector(1)", labels)
+    for name, query in (
+        ("queue_requests", scaling.queue),
+        ("arrivals_per_second", scaling.arrivals),
+    ):
+        if query is not None:
+            one = f"sum({' '.join(query.split())})"
+            yield Rule(f"scaling:gpucost_{name}:external", one, labels)
 
 
 def _by_tenant(name: str, value: float, settings: Settings) -> str:
@@ -378,12 +447,17 @@ def settings_file(settings: Settings) -> str:
     for budget in settings.budgets:
         name = f"gpucost-budget-{budget.name}.rules"
         lines += ["", *_group(name, settings, budget_rules(budget))]
+    for scaling in settings.scaling:
+        name = f"gpucost-scaling-{scaling.namespace}-{scaling.workload}.rules"
+        lines += ["", *_group(name, settings, scaling_rules(scaling), SCALING_INTERVAL)]
     return "\n".join(lines) + "\n"
 
 
-def _group(name: str, settings: Settings, rules: Iterable[Rule]) -> Iterator[str]:
+def _group(
+    name: str, settings: Settings, rules: Iterable[Rule], interval: str = ""
+) -> Iterator[str]:
     yield f"  - name: {name}"
-    yield f"    interval: {settings.interval}"
+    yield f"    interval: {interval or settings.interval}"
     yield "    rules:"
     for rule in rules:
         yield f"      - record: {rule.record}"

@@ -105,6 +105,18 @@ CHANGES: dict[str, str] = {
 """For each value some other setting of it."""
 
 UNSEEN = {
+    "rules.method",
+    "rules.namespace",
+    "rules.labels",
+    "rules.annotations",
+    "rules.settings",
+    "scaling.prometheus.serverAddress",
+    "scaling.prometheus.customHeaders",
+    "scaling.prometheus.authModes",
+    "scaling.prometheus.authenticationRef",
+    "scaling.prometheus.secretTargetRef",
+    "scaling.rulesElsewhere",
+    "scaling.targets",
     "dashboards.method",
     "dashboards.namespace",
     "dashboards.labels",
@@ -113,7 +125,7 @@ UNSEEN = {
     "dashboards.grafanaOperator.folder",
     "dashboards.grafanaOperator.allowCrossNamespaceImport",
 }
-"""Tried in test_chart_dashboards.py."""
+"""Tried in the tests of dashboards, rules and scaling."""
 
 SHOWS: dict[str, str] = {
     "global.imageRegistry": "registry.example.com/gpucost:",
@@ -220,6 +232,16 @@ def test_an_upgrade_that_reuses_the_old_charts_values_works(tmp_path: Path) -> N
         ("web: {secretName: web}", "--web-config=/etc/gpucost-web/web-config.yaml"),
         ("state: {enabled: true}", '"path": "/var/lib/gpucost"'),
         ("dashboards: {method: grafanaDashboard}", ""),
+        ("rules: {method: prometheusRule}", '"alert": "GPUIdle"'),
+        (
+            """
+rules: {method: configMap}
+scaling:
+  prometheus: {serverAddress: x}
+  targets: [{name: a, namespace: b, maxReplicas: 2, minReplicas: 1}]
+""",
+            '"formula": "need"',
+        ),
     ],
 )
 def test_what_is_new_can_be_turned_on_over_an_older_charts_values(

@@ -34,6 +34,7 @@ PROMQL = """
 and or unless on ignoring group_left group_right by without offset sum max min avg count group topk
 quantile rate avg_over_time max_over_time min_over_time last_over_time time vector absent abs
 clamp_min days_in_month label_replace
+bool ceil deriv floor
 """
 
 
@@ -110,7 +111,7 @@ def test_rules_are_written_so_that_they_hold_everywhere(name: str, expression: s
 
 def test_groups_are_evaluated_within_the_lookback() -> None:
     for name, group in GROUPS:
-        assert group["interval"] == "1m", name
+        assert group["interval"] == ("15s" if name == "scaling.yaml" else "1m"), name
     assert len({group["name"] for _, group in GROUPS}) == len(GROUPS)
 
 
@@ -227,6 +228,22 @@ def test_links_lead_where_the_settings_say() -> None:
         ("alerts: {GPUIdle: {for: 10}}", "$.alerts"),
         ("alerts: {GPUIdle: {severity: loud}}", "$.alerts"),
         ("targets: [{namespace: a, workload: b, usd_per_request: -1}]", "usd_per_request"),
+        (
+            "scaling: [{namespace: a, workload: b, up_ratio: 0.3, down_ratio: 0.3}]",
+            "$.scaling[0].down_ratio",
+        ),
+        (
+            "scaling: [{namespace: a, workload: b, min_replicas: 3, max_replicas: 2}]",
+            "$.scaling[0].min_replicas",
+        ),
+        (
+            "scaling: [{namespace: a, workload: b, queue: gpucost_pod_cost_per_request_usd}]",
+            "falls when the load rises",
+        ),
+        (
+            "scaling: [{namespace: a, workload: b}, {namespace: a, workload: b}]",
+            "two scaling are named 'a/b'",
+        ),
         ("energy: {pue_ratio: 0.5}", "$.energy.pue_ratio"),
         ("[", "not YAML"),
         ("- 1", "object"),
