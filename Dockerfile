@@ -23,13 +23,13 @@ COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY exporter exporter
 # Left out: the asyncio twin of the Kubernetes client (70 MB, never imported), and byte code of its
 # typed models, which are never imported either (30 MB). The rest is compiled here, since the
-# container's file system is read-only to its user, and without time stamps, so that the same
-# sources give the same files.
+# container's file system is read-only to its user, without time stamps, so that the same sources
+# give the same files, and without docstrings (see PYTHONOPTIMIZE below).
 RUN /tools/bin/hatchling build -t wheel -d /dist \
  && /tools/bin/python -m pip --python /opt/gpucost/bin/python install --no-cache-dir --no-compile \
       --no-deps --no-index /dist/*.whl \
  && rm -r /opt/gpucost/lib/python3*/site-packages/kubernetes/aio \
- && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash \
+ && python3 -m compileall -q -j 0 -o 2 --invalidation-mode unchecked-hash \
       -x 'kubernetes/client/(models|api)/' /opt/gpucost/lib
 
 FROM ${BASE_IMAGE}
@@ -42,8 +42,12 @@ LABEL org.opencontainers.image.title="gpucost" \
       org.opencontainers.image.revision="${REVISION}"
 
 # The base's own pip and its wheels are of no use here, and nothing should be installed later.
+# Its library has byte code with docstrings alone.
 RUN rm -rf /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/ensurepip \
-      /usr/local/bin/pip* /usr/lib/python3*/ensurepip /usr/share/python-wheels
+      /usr/local/bin/pip* /usr/lib/python3*/ensurepip /usr/share/python-wheels \
+ && python3 -m compileall -q -j 0 -o 2 --invalidation-mode unchecked-hash \
+      -x '/(test|tests|idlelib|tkinter|turtledemo|lib2to3|pydoc_data|(site|dist)-packages)/' \
+      "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 
 COPY --from=build /opt/gpucost /opt/gpucost
 
@@ -51,8 +55,10 @@ COPY --from=build /opt/gpucost /opt/gpucost
 # the pod asking for one; `utility` is NVML alone, without CUDA.
 # MALLOC_*: six threads that build pages held 67.1 MB with glibc's defaults and 62.5 MB so
 # (resident, after the imports of this image; two arenas alone: 63.8 MB).
+# PYTHONOPTIMIZE=2: 3 MiB of docstrings stay on the disk (`make bench`, resident).
 ENV PATH=/opt/gpucost/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONOPTIMIZE=2 \
     PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=utility \

@@ -171,6 +171,13 @@ def test_a_replay_gives_the_same_bytes_every_time(form: tuple[str, ...]) -> None
     assert first.stdout.endswith("# EOF\n") == bool(form)
 
 
+def test_it_works_without_docstrings_as_the_image_runs_it() -> None:
+    plain, lean = run(*REPLAY), run(*REPLAY, PYTHONOPTIMIZE="2")
+    assert (lean.returncode, lean.stderr) == (0, "")
+    assert lean.stdout == plain.stdout
+    assert "usage: gpucost" in run("--help", PYTHONOPTIMIZE="2").stdout
+
+
 def test_a_replay_in_a_pod_is_of_the_recording_not_of_the_pod(tmp_path: Path) -> None:
     bad = tmp_path / "config.yaml"
     bad.write_text("not: ours\n")
