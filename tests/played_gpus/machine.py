@@ -1,9 +1,9 @@
 """The GPUs of a node as its settings say them, and what each is offered as.
 
-UUIDs follow from the node's name, so a device keeps its own through restarts, settings and
-re-partitioning, as a real one does. Ids, resource names and sharing are those of NVIDIA's device
-plugin (README of NVIDIA/k8s-device-plugin): `<uuid>::<n>` for replicas, nvidia.com/mig-<profile>
-with `+` written as `.`.
+UUIDs follow from the node's name and the model, so a device keeps its own through restarts,
+settings and re-partitioning, as a real one does; one of another model is another device. Ids,
+resource names and sharing are those of NVIDIA's device plugin (README of NVIDIA/k8s-device-plugin):
+`<uuid>::<n>` for replicas, nvidia.com/mig-<profile> with `+` written as `.`.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _card(minor: int, group: Group, node: str, *, healthy: bool) -> Card:
     memory_gib = group.memory_gib or (model.memory_gib if model else 0.0)
     gpu = replace(
         gpu,
-        uuid=f"GPU-{uuid.uuid5(_NAMES, f'{node}/{minor}')}",
+        uuid=f"GPU-{uuid.uuid5(_NAMES, f'{node}/{minor}/{group.model}')}",
         model=group.model,
         minor=minor,
         memory_bytes=round(memory_gib * GIB),
