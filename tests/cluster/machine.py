@@ -8,6 +8,7 @@ the kernel settings that a kubelet writes, and the folders that stand for /var/l
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from cluster.place import Place
 
 CLOSE_SECONDS = 60
+LINGER_SECONDS = 5
+"""The namespace goes when `unshare` has seen its child's end."""
 CGROUPS = Path("/sys/fs/cgroup")
 
 # What a kubelet sets machine-wide (pkg/kubelet/cm/container_manager_linux.go, setupKernelTunables).
@@ -193,7 +196,18 @@ def _make_folders(place: Place) -> None:
 
 
 def _remove_folders(made: list[str]) -> None:
+    """Remove the mount points that this machine did not have, but for those of another inside.
+
+    With a folder the kernel takes away what is mounted on it in other namespaces
+    (mount_namespaces(7), since Linux 3.18).
+    """
+    deadline = time.monotonic() + LINGER_SECONDS
+    while (taken := _mount_points() & set(made)) and time.monotonic() < deadline:
+        time.sleep(0.05)
     for folder in sorted(made, key=len, reverse=True):
+        if folder in taken:
+            print(f"cluster: left {folder}: another cluster has it in use", flush=True)
+            continue
         try:
             Path(folder).rmdir()
         except FileNotFoundError:
@@ -201,6 +215,15 @@ def _remove_folders(made: list[str]) -> None:
         except OSError as not_empty:
             # Someone else has put something there since: it is theirs now.
             print(f"cluster: left {folder}: {not_empty.strerror}", flush=True)
+
+
+def _mount_points() -> set[str]:
+    """Where something is mounted, in the namespace of any process (proc_pid_mountinfo(5))."""
+    found: set[str] = set()
+    for file in Path("/proc").glob("[0-9]*/mountinfo"):
+        with contextlib.suppress(OSError):  # a process that has gone
+            found |= {line.split(" ", 5)[4] for line in file.read_text().splitlines()}
+    return found
 
 
 def _cgroup_roots() -> list[Path]:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,14 @@ import pytest
 from cluster import prerequisites, programs
 from cluster.failure import ClusterError
 from cluster.identity import living, name_of
-from cluster.machine import close_machine, entering, is_open, open_machine, run_inside
+from cluster.machine import (
+    _remove_folders,
+    close_machine,
+    entering,
+    is_open,
+    open_machine,
+    run_inside,
+)
 from cluster.place import HOST_FOLDERS, ROOT, Place
 
 if TYPE_CHECKING:
@@ -194,6 +202,23 @@ def test_nothing_is_left_when_it_is_closed(place: Place) -> None:
     assert Path("/proc/self/mounts").read_text() == mounts
     assert [folder for folder in HOST_FOLDERS if Path(folder).exists()] == folders
     assert not list(Path("/sys/fs/cgroup").glob(f"**/{place.cgroup}"))
+
+
+@needs_root
+def test_a_machine_that_is_closed_leaves_another_one_its_folders(
+    place: Place, tmp_path: Path
+) -> None:
+    other = replace(place, state=tmp_path / "gpucost-other")
+    open_machine(place)
+    made = place.made.read_text().splitlines()
+    open_machine(other)
+    try:
+        close_machine(place)
+        for folder in HOST_FOLDERS:
+            run_inside(other, ["mountpoint", "-q", folder], timeout=30)
+    finally:
+        close_machine(other)
+        _remove_folders(made)
 
 
 @needs_root
