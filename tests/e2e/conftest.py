@@ -16,6 +16,7 @@ import yaml
 
 from cluster.components import Components
 from cluster.place import Place
+from e2e.gpus import Gpus
 from e2e.kube import CHART, Evidence, Kube, run
 from e2e.pace import SCRAPE_SECONDS
 from e2e.prom import Prometheus
@@ -113,3 +114,11 @@ def node() -> Components:
     if not os.environ.get("GPUCOST_CLUSTER_INSIDE"):
         pytest.skip("needs the cluster of make cluster: restarts parts of the node")
     return Components(Place.of_environment())
+
+
+@pytest.fixture
+def gpus(node: Components, evidence: Evidence) -> Iterator[Gpus]:  # noqa: ARG001 - its own only
+    """The node's GPUs, to be others for this step."""
+    found = Gpus(Place.of_environment().gpus / "settings.yaml", evidence)
+    yield found
+    found.put_back()

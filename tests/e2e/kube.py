@@ -54,6 +54,11 @@ def run(*words: str | Path, stdin: str | None = None, timeout: float = KUBECTL_S
     return done.stdout
 
 
+def upgrade(*words: str) -> None:
+    """`helm upgrade` of gpucost to these values and no others. Raises CommandError."""
+    run("helm", "upgrade", "--reset-values", "gpucost", str(CHART), *words, timeout=120)
+
+
 class Kube:
     """kubectl, against whatever cluster KUBECONFIG names."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from e2e.bill import bill
 from e2e.kube import gpu_pod
 from e2e.pace import EDGE_SECONDS
 
@@ -46,45 +47,15 @@ def test_every_kind_of_pod_is_charged_what_it_held_and_told_apart(
     time.sleep(EDGE_SECONDS + 2)
 
     held = {name: seconds for (_, name), seconds in truth.seconds().items()}
-    here = f'{{namespace="{namespace}"}}'
-    charged = prometheus.by(
-        "pod", f"sum by (pod) (max_over_time(gpucost_pod_gpu_seconds_total{here}[10m]))"
-    )
-    dollars = prometheus.by(
-        "pod", f"sum by (pod) (max_over_time(gpucost_pod_cost_usd_total{here}[10m]))"
-    )
-    assert charged.keys() == held.keys() == names
+    found = bill(prometheus, namespace)
+    assert found.gpu_seconds.keys() == held.keys() == names
     for name in names:
         gpus = 2 if name == "trains" else 1
-        assert charged[name] == pytest.approx(held[name], abs=gpus * EDGE_SECONDS), name
-        assert dollars[name] == pytest.approx(charged[name] * price / 3600, rel=1e-6), name
-    most = _states(prometheus, namespace)
-    assert most["trains"] == "used"
-    assert most["idles"] == "idle"
-    assert most["finishes"] == "used"
-    assert "starting" in _all_states(prometheus, namespace, "slow")
-    assert "failing" in _all_states(prometheus, namespace, "crashes")
-
-
-def _states(prometheus: Prometheus, namespace: str) -> dict[str, str]:
-    """For each pod the state that most of its dollars are in."""
-    return {
-        pod: max(spent, key=lambda state: spent[state])
-        for pod, spent in _spent(prometheus, namespace).items()
-    }
-
-
-def _all_states(prometheus: Prometheus, namespace: str, pod: str) -> set[str]:
-    return {state for state, usd in _spent(prometheus, namespace)[pod].items() if usd > 0}
-
-
-def _spent(prometheus: Prometheus, namespace: str) -> dict[str, dict[str, float]]:
-    query = (
-        "sum by (pod, state) "
-        f'(max_over_time(gpucost_pod_cost_usd_total{{namespace="{namespace}"}}[10m]))'
-    )
-    spent: dict[str, dict[str, float]] = {}
-    for labels, usd in prometheus.vector(query).items():
-        found = dict(labels)
-        spent.setdefault(found["pod"], {})[found["state"]] = usd
-    return spent
+        charged = found.gpu_seconds[name]
+        assert charged == pytest.approx(held[name], abs=gpus * EDGE_SECONDS), name
+        assert found.usd[name] == pytest.approx(charged * price / 3600, rel=1e-6), name
+    assert found.most("trains") == "used"
+    assert found.most("idles") == "idle"
+    assert found.most("finishes") == "used"
+    assert "starting" in found.states("slow")
+    assert "failing" in found.states("crashes")

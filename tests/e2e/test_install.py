@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from e2e.kube import CHART, run
+from e2e.kube import run, upgrade
 
 if TYPE_CHECKING:
     from e2e.kube import Kube
@@ -39,14 +39,14 @@ def test_a_new_price_is_in_force_without_a_restart(kube: Kube, prometheus: Prome
     before = _exporters(kube)
     price = json.dumps([{"instance_type": "p5.48xlarge", "node_usd_per_hour": 80.0}])
     try:
-        _upgrade("--set-json", f"config.prices.table={price}")
+        upgrade("--set-json", f"config.prices.table={price}")
         kube.wait(
             "the new price",
             lambda: prometheus.value("max(gpucost_gpu_price_usd_per_hour)") == pytest.approx(10.0),
             180,
         )
     finally:
-        _upgrade()
+        upgrade()
     kube.wait(
         "the old price",
         lambda: prometheus.value("max(gpucost_gpu_price_usd_per_hour)") == pytest.approx(6.88),
@@ -58,12 +58,8 @@ def test_a_new_price_is_in_force_without_a_restart(kube: Kube, prometheus: Prome
 def test_settings_that_are_wrong_are_refused_before_anything_changes(kube: Kube) -> None:
     before = kube.get("configmap", "gpucost")["data"]
     with pytest.raises(Exception, match="pricess"):
-        _upgrade("--set-json", 'config.pricess={"a": 1}')
+        upgrade("--set-json", 'config.pricess={"a": 1}')
     assert kube.get("configmap", "gpucost")["data"] == before
-
-
-def _upgrade(*words: str) -> None:
-    run("helm", "upgrade", "--reset-values", "gpucost", str(CHART), *words, timeout=120)
 
 
 def _exporters(kube: Kube) -> list[tuple[str, int]]:

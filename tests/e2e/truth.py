@@ -31,7 +31,7 @@ class Truth:
 
     def __init__(self) -> None:
         self._seconds: dict[Holder, float] = defaultdict(float)
-        self._held: dict[Holder, int] = {}
+        self._held: dict[Holder, float] = {}
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="truth")
@@ -50,12 +50,12 @@ class Truth:
         self._thread.join()
 
     def seconds(self) -> dict[Holder, float]:
-        """GPU-seconds so far."""
+        """Device-seconds so far: of GPUs, or of their parts or replicas where those are held."""
         with self._lock:
             return dict(self._seconds)
 
-    def held(self) -> dict[Holder, int]:
-        """How many devices each holds now."""
+    def held(self) -> dict[Holder, float]:
+        """How many devices each holds now; of one that n pods hold, 1/n."""
         with self._lock:
             return dict(self._held)
 
@@ -83,16 +83,26 @@ class Truth:
                 before = now
 
 
-def _held(answer: wire.ListPodResourcesResponse) -> dict[Holder, int]:
-    held: dict[Holder, int] = {}
+def _held(answer: wire.ListPodResourcesResponse) -> dict[Holder, float]:
+    """The kubelet names one device once for every container, and a claim's more often."""
+    holders: dict[tuple[str, str], set[Holder]] = defaultdict(set)
     for pod in answer.pod_resources:
-        ids = {
-            device
-            for container in pod.containers
-            for entry in container.devices
-            if entry.resource_name.startswith("nvidia.com/")
-            for device in entry.device_ids
-        }
-        if ids:
-            held[pod.namespace, pod.name] = len(ids)
-    return held
+        for container in pod.containers:
+            devices = [
+                (entry.resource_name, device)
+                for entry in container.devices
+                if entry.resource_name.startswith("nvidia.com/")
+                for device in entry.device_ids
+            ]
+            claimed = [
+                (one.pool_name, one.device_name)
+                for claim in container.dynamic_resources
+                for one in claim.claim_resources
+            ]
+            for device in devices + claimed:
+                holders[device].add((pod.namespace, pod.name))
+    held: dict[Holder, float] = defaultdict(float)
+    for several in holders.values():
+        for holder in several:
+            held[holder] += 1 / len(several)
+    return dict(held)
