@@ -60,6 +60,7 @@ class _Api:
 
     def __init__(self, place: Place) -> None:
         self._session = requests.Session()
+        self._session.trust_env = False  # a proxy or authorities of the environment are not ours
         self._session.cert = (str(place.pki / "admin.pem"), str(place.pki / "admin.key"))
         self._session.verify = str(place.pki / "ca.pem")
 
@@ -105,7 +106,7 @@ def _fake_nodes(api: _Api, kube: Kube, folder: Path) -> Iterator[None]:
         yield
     finally:
         kube("delete", "nodes", "-l", "type=kwok", "--wait=false")
-        kube("delete", "namespace", "crowd", "--wait=false")
+        kube("delete", "namespace", "crowd", "--wait=false", "--ignore-not-found")
         kube.wait("they are gone", lambda: _running(kube) == 0, 300)
         kwok.send_signal(signal.SIGTERM)
         kwok.wait(30)
