@@ -1,0 +1,355 @@
+"""Serving: what a request and a million tokens cost, and whether the replicas fit the load."""
+
+from __future__ import annotations
+
+from dashboards.build.board import Board, Variable, link
+from dashboards.build.panels import (
+    NUMBER,
+    RATIO,
+    REQUESTS_PER_SECOND,
+    USD,
+    Query,
+    Row,
+    chart,
+    coloured,
+    stat,
+)
+from dashboards.build.promql import CLUSTER, hourly, usd
+from dashboards.build.tables import Column, Label, table
+
+ON = f'{CLUSTER}, namespace=~"$namespace", workload=~"$workload"'
+NAME = "namespace, workload"
+LEGEND = "{{namespace}}/{{workload}}"
+REQUESTS = f'workload:gpucost_requests:rate5m{{{ON}, outcome="success"}}'
+COST = f"workload:gpucost_serving_cost_usd:rate5m{{{ON}}}"
+COMPUTED = f'workload:gpucost_tokens:rate5m{{{ON}, direction=~"input|output"}}'
+CACHED = f'workload:gpucost_tokens:rate5m{{{ON}, direction="cached_input"}}'
+INPUT = f'workload:gpucost_tokens:rate5m{{{ON}, direction=~"input|cached_input"}}'
+NOTHING = "no inference server is read"
+
+TARGETS = {
+    "matcher": {"id": "byRegexp", "options": "/^target of/"},
+    "properties": [
+        {"id": "custom.lineStyle", "value": {"dash": [8, 6], "fill": "dash"}},
+        {"id": "custom.fillOpacity", "value": 0},
+        {"id": "color", "value": {"mode": "fixed", "fixedColor": "#C4162A"}},
+    ],
+}
+
+
+def _by_model(metric: str, more: str = "") -> str:
+    selector = f"{ON}, {more}" if more else ON
+    return f"max by (namespace, workload, pod, engine, served_model) ({metric}{{{selector}}})"
+
+
+PER_MILLION = f"sum({COST}) / (sum({COMPUTED}) > 0) * 1e6"
+BOARD = Board(
+    uid="gpucost-serving",
+    title="GPU cost / Serving",
+    description="Inference servers: the cost of a request and of a million tokens, what the prefix"
+    " cache saves, queues, and whether replicas fit the load.",
+    alerts='namespace=~"$namespace", workload=~"$workload"',
+    variables=(
+        Variable(
+            "namespace",
+            "Namespace",
+            f"workload:gpucost_requests:rate5m{{{CLUSTER}}}",
+            "Namespaces with inference servers.",
+        ),
+        Variable(
+            "workload",
+            "Workload",
+            f'workload:gpucost_requests:rate5m{{{CLUSTER}, namespace=~"$namespace"}}',
+            "Workloads whose requests are counted.",
+        ),
+    ),
+    rows=(
+        Row(
+            "",
+            (
+                stat(
+                    "Cost per request",
+                    "All that the chosen workloads cost over their successful requests, now.",
+                    usd(f"sum({COST}) / (sum({REQUESTS}) > 0)"),
+                    USD,
+                    decimals=6,
+                    may_be_empty=NOTHING,
+                ),
+                stat(
+                    "Cost per million tokens",
+                    "All that they cost over the input and output tokens they computed. Tokens from"
+                    " the prefix cache are not computed and not counted.",
+                    usd(PER_MILLION),
+                    USD,
+                    decimals=2,
+                    may_be_empty=NOTHING,
+                ),
+                stat(
+                    "Requests per second",
+                    "Successful requests.",
+                    f"sum({REQUESTS})",
+                    REQUESTS_PER_SECOND,
+                    decimals=1,
+                    may_be_empty=NOTHING,
+                ),
+                stat(
+                    "Output tokens per second",
+                    "Tokens generated.",
+                    f'sum(workload:gpucost_tokens:rate5m{{{ON}, direction="output"}})',
+                    NUMBER,
+                    decimals=0,
+                    may_be_empty=NOTHING,
+                ),
+                stat(
+                    "Waiting",
+                    "Requests in the engines' queues.",
+                    f"sum(max without (instance, job) (gpucost_pod_requests_waiting{{{ON}}}))",
+                    NUMBER,
+                    thresholds=((None, "#56A64B"), (10, "#E0B400"), (50, "#C4162A")),
+                    may_be_empty=NOTHING,
+                ),
+                stat(
+                    "Saved by the cache, per hour",
+                    "What it would cost to compute the input that came from the prefix cache.",
+                    usd(
+                        "sum(max without (instance, job)"
+                        f" (gpucost_pod_cache_savings_usd_per_hour{{{ON}}}))"
+                    ),
+                    USD,
+                    decimals=2,
+                    may_be_empty=NOTHING,
+                ),
+            ),
+        ),
+        Row(
+            "Unit cost",
+            (
+                chart(
+                    "Cost per request",
+                    "Of an hour, by workload. It falls when load rises and rises when replicas idle:"
+                    " a figure to look at, and no trigger for scaling.",
+                    (
+                        Query(
+                            usd(f"workload:gpucost_cost_per_request_usd:ratio1h{{{ON}}}"), LEGEND
+                        ),
+                        Query(
+                            usd(
+                                "workload:gpucost_target_usd_per_request:setting"
+                                '{namespace=~"$namespace", workload=~"$workload"}'
+                            ),
+                            "target of " + LEGEND,
+                        ),
+                    ),
+                    USD,
+                    decimals=6,
+                    overrides=(TARGETS,),
+                    may_be_empty=NOTHING,
+                ),
+                chart(
+                    "Cost per million tokens",
+                    "By workload, over the input and output tokens that it computed.",
+                    (
+                        Query(
+                            usd(
+                                f"1e6 * sum by ({NAME}) ({COST}) / (sum by ({NAME}) ({COMPUTED}) > 0)"
+                            ),
+                            LEGEND,
+                        ),
+                    ),
+                    USD,
+                    decimals=2,
+                    may_be_empty=NOTHING,
+                ),
+                table(
+                    "Served models",
+                    "A row a pod and model: what the exporter reckons over its trailing window.",
+                    (
+                        Label("served_model", "Model"),
+                        Label(
+                            "workload",
+                            "Workload",
+                            link(
+                                "gpucost-workload",
+                                namespace="${__data.fields.Namespace}",
+                                workload="${__data.fields.Workload}",
+                            ),
+                        ),
+                        Label("namespace", "Namespace"),
+                        Label("engine", "Engine"),
+                        Label("pod", "Pod"),
+                    ),
+                    (
+                        Column(
+                            "Per request",
+                            usd(_by_model("gpucost_pod_cost_per_request_usd")),
+                            USD,
+                            decimals=6,
+                        ),
+                        Column(
+                            "Input, per million",
+                            usd(
+                                _by_model(
+                                    "gpucost_pod_cost_per_million_tokens_usd", 'direction="input"'
+                                )
+                            ),
+                            USD,
+                            decimals=2,
+                        ),
+                        Column(
+                            "Output, per million",
+                            usd(
+                                _by_model(
+                                    "gpucost_pod_cost_per_million_tokens_usd", 'direction="output"'
+                                )
+                            ),
+                            USD,
+                            decimals=2,
+                        ),
+                        Column("Batch", _by_model("gpucost_pod_batch_size"), NUMBER, decimals=1),
+                        Column(
+                            "Running", _by_model("gpucost_pod_requests_running"), NUMBER, decimals=0
+                        ),
+                        Column(
+                            "Waiting", _by_model("gpucost_pod_requests_waiting"), NUMBER, decimals=0
+                        ),
+                    ),
+                    height=8,
+                    sort="Per request",
+                    may_be_empty=NOTHING,
+                ),
+            ),
+        ),
+        Row(
+            "Load",
+            (
+                chart(
+                    "Requests per second, by workload",
+                    "Finished with success.",
+                    (Query(f"sum by ({NAME}) ({REQUESTS})", LEGEND),),
+                    REQUESTS_PER_SECOND,
+                    width=8,
+                    style="stack",
+                    may_be_empty=NOTHING,
+                ),
+                chart(
+                    "Tokens per second",
+                    "Computed input, input from the prefix cache, and output.",
+                    (
+                        Query(
+                            f"sum by (direction) (workload:gpucost_tokens:rate5m{{{ON}}})",
+                            "{{direction}}",
+                        ),
+                    ),
+                    NUMBER,
+                    width=8,
+                    style="stack",
+                    may_be_empty=NOTHING,
+                ),
+                chart(
+                    "Running and waiting",
+                    "Requests that the engines work on, and their queues.",
+                    (
+                        Query(
+                            f"sum(max without (instance, job) (gpucost_pod_requests_running{{{ON}}}))",
+                            "running",
+                        ),
+                        Query(
+                            f"sum(max without (instance, job) (gpucost_pod_requests_waiting{{{ON}}}))",
+                            "waiting",
+                        ),
+                    ),
+                    NUMBER,
+                    width=8,
+                    style="stack",
+                    overrides=(coloured("running", "#3274D9"), coloured("waiting", "#E5731B")),
+                    may_be_empty=NOTHING,
+                ),
+                chart(
+                    "Failed requests, share",
+                    "Requests that did not end well, of all finished.",
+                    (
+                        Query(
+                            f'sum by ({NAME}) (workload:gpucost_requests:rate5m{{{ON}, outcome!="success"}})'
+                            f" / sum by ({NAME}) (workload:gpucost_requests:rate5m{{{ON}}})",
+                            LEGEND,
+                        ),
+                    ),
+                    RATIO,
+                    width=8,
+                    decimals=1,
+                    may_be_empty="none failed",
+                ),
+                chart(
+                    "Input from the prefix cache, share",
+                    "Of the input tokens, those that did not have to be computed.",
+                    (
+                        Query(
+                            f"sum by ({NAME}) ({CACHED}) / (sum by ({NAME}) ({INPUT}) > 0)", LEGEND
+                        ),
+                    ),
+                    RATIO,
+                    width=8,
+                    maximum=1,
+                    may_be_empty=NOTHING,
+                ),
+                chart(
+                    "Saved by the cache, per hour",
+                    "What it would cost to compute the input that came from the prefix cache.",
+                    (
+                        Query(
+                            usd(
+                                f"sum by ({NAME}) (max without (instance, job)"
+                                f" (gpucost_pod_cache_savings_usd_per_hour{{{ON}}}))"
+                            ),
+                            LEGEND,
+                        ),
+                    ),
+                    USD,
+                    width=8,
+                    style="stack",
+                    may_be_empty=NOTHING,
+                ),
+            ),
+        ),
+        Row(
+            "Do the replicas fit the load?",
+            (
+                chart(
+                    "Cost per hour",
+                    "What the serving workloads cost.",
+                    (Query(hourly(f"sum by ({NAME}) ({COST})"), LEGEND),),
+                    USD,
+                    width=8,
+                    style="stack",
+                    may_be_empty=NOTHING,
+                ),
+                chart(
+                    "Activity, by workload",
+                    "Share of time that the GPUs were busy. Near 1 with a queue: too few replicas."
+                    " Low without a queue: too many, or too large.",
+                    (
+                        Query(
+                            f"workload:gpucost_activity:ratio{{{ON}}}"
+                            " and on (cluster, namespace, workload)"
+                            " workload:gpucost_serving_cost_usd:rate5m",
+                            LEGEND,
+                        ),
+                    ),
+                    RATIO,
+                    width=8,
+                    maximum=1,
+                    may_be_empty="not measured",
+                ),
+                chart(
+                    "Batch size, by workload",
+                    "Requests worked on together, mean of its pods: what makes a request cheap.",
+                    (Query(f"avg by ({NAME}) (gpucost_pod_batch_size{{{ON}}})", LEGEND),),
+                    NUMBER,
+                    width=8,
+                    decimals=1,
+                    may_be_empty=NOTHING,
+                ),
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,70 @@
+"""A Prometheus that holds a day of the played fleet, recorded rules, alerts and all."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+import render_rules
+from played_fleet import MACHINES, START, Played, Store, pages
+from played_neighbours import Engines, cluster, scrape
+from programs import ROOT
+from real_prometheus import Prometheus, prometheus
+from recorded_rules import Rule, record, rules_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SETTINGS = """\
+budgets:
+  - {name: everything, usd_per_month: 45000}
+  - {name: research, usd_per_month: 24000, match: {team: research}}
+  - {name: notebooks, usd_per_month: 180, match: {namespace: notebooks}}
+  - {name: search, usd_per_month: 11500, match: {team: search}}
+targets:
+  - {namespace: serving, workload: chat, usd_per_request: 0.0008}
+energy: {carbon_grams_per_kwh: 360, pue_ratio: 1.2}
+"""
+
+
+class Day(Struct, frozen=True):
+    """A Prometheus and the time range that it holds; `billed_usd` is the truth of the ledgers."""
+
+    prometheus: Prometheus
+    start: float
+    end: float
+    scrape_seconds: float
+    billed_usd: float
+
+
+def rules() -> list[Rule]:
+    """The rules of rules/, for settings that have everything."""
+    settings = render_rules.parse_settings(SETTINGS)
+    texts = render_rules.rendered(settings, sorted((ROOT / "rules").glob("*.yaml")))
+    return rules_of(texts.values())
+
+
+@contextmanager
+def day(
+    directory: Path, hours: float, scrape_seconds: float, rule_seconds: float
+) -> Iterator[Day]:
+    """The first `hours` of the play, scraped and evaluated so often."""
+    end = START + hours * 3600
+    store = Store()
+    engines: dict[str, Engines] = {}
+    fleet = [Played(machine, number) for number, machine in enumerate(MACHINES)]
+    for node, page in pages(fleet, end, scrape_seconds):
+        more = engines.setdefault(node, Engines()).samples(page)
+        store.add(node, page.at, {**page.samples, **more, **scrape(page, node)})
+    at = START
+    while at <= end:
+        store.add("cluster", at, cluster(at, START))
+        at += scrape_seconds
+    with prometheus(directory) as it:
+        it.write(store.series)
+        record(it, rules(), START, end, rule_seconds)
+        billed = sum(played.billed_usd for played in fleet)
+        yield Day(it, START, end, scrape_seconds, billed)

@@ -1,0 +1,231 @@
+"""A real Prometheus with a past: samples of any time by remote write, and answers by its API.
+
+Its clock is not asked: every question names its moment, so a test's day is the same day always.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import struct
+import subprocess
+import time
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from msgspec import Struct
+
+from programs import program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+Labels = tuple[tuple[str, str], ...]
+"""Sorted by name, the metric's as `__name__`."""
+
+STALE = struct.unpack("<d", struct.pack("<Q", 0x7FF0000000000002))[0]
+"""What Prometheus writes where a series ends (model/value.StaleNaN)."""
+
+START_SECONDS = 120.0
+_BATCH_BYTES = 4 << 20
+
+_CONFIG = """\
+global: {scrape_interval: 1h}
+storage: {tsdb: {out_of_order_time_window: 8760h}}
+"""
+
+
+class Refused(AssertionError):
+    """Prometheus would not answer a query."""
+
+
+class Series(Struct, frozen=True):
+    """One series of an answer: its labels, and (Unix seconds, value) in order of time."""
+
+    labels: dict[str, str]
+    points: tuple[tuple[float, float], ...]
+
+
+class Prometheus:
+    """One that runs; `port` is on loopback."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def write(self, series: Mapping[Labels, Sequence[tuple[int, float]]]) -> None:
+        """Store series of (Unix milliseconds, value), each in order of time."""
+        batch: list[bytes] = []
+        size = 0
+        for labels, samples in series.items():
+            message = _time_series(labels, samples)
+            batch.append(_field(1, message))
+            size += len(message)
+            if size > _BATCH_BYTES:
+                self._write(b"".join(batch))
+                batch, size = [], 0
+        if batch:
+            self._write(b"".join(batch))
+
+    def _write(self, request: bytes) -> None:
+        status, text = self._ask(
+            "POST",
+            "/api/v1/write",
+            _snappy(request),
+            {
+                "Content-Type": "application/x-protobuf",
+                "Content-Encoding": "snappy",
+                "X-Prometheus-Remote-Write-Version": "0.1.0",
+            },
+        )
+        assert status in (200, 204), text
+
+    def at(self, query: str, when: float) -> list[Series]:
+        """What an instant query answers at this moment. Raises Refused with Prometheus's words."""
+        return [
+            Series(it["metric"], ((when, float(it["value"][1])),))
+            for it in self._query("query", query=query, time=f"{when:.3f}")
+        ]
+
+    def over(self, query: str, start: float, end: float, step: float) -> list[Series]:
+        """What a range query answers. Raises Refused with Prometheus's words."""
+        answer = self._query(
+            "query_range",
+            query=query,
+            start=f"{start:.3f}",
+            end=f"{end:.3f}",
+            step=f"{step:g}",
+        )
+        return [
+            Series(it["metric"], tuple((float(t), float(v)) for t, v in it["values"]))
+            for it in answer
+        ]
+
+    def _query(self, kind: str, **parameters: str) -> list[Any]:
+        status, text = self._ask(
+            "POST",
+            f"/api/v1/{kind}",
+            urlencode(parameters).encode(),
+            {"Content-Type": "application/x-www-form-urlencoded"},
+        )
+        answer = json.loads(text)
+        if status != 200 or answer["status"] != "success":
+            raise Refused(f"{parameters['query']}\n{answer.get('error', text)}")
+        data = answer["data"]
+        if data["resultType"] == "scalar":
+            return [{"metric": {}, "value": data["result"]}]
+        result: list[Any] = data["result"]
+        return result
+
+    def label_values(self, selector: str, label: str, start: float, end: float) -> list[str]:
+        """The values of a label among the series that a selector finds."""
+        query = urlencode({"match[]": selector, "start": f"{start:.3f}", "end": f"{end:.3f}"})
+        _, text = self._ask("GET", f"/api/v1/label/{label}/values?{query}", b"", {})
+        values: list[str] = json.loads(text)["data"]
+        return values
+
+    def _ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, str]:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=120)
+        try:
+            connection.request(method, path, body or None, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def ready(self) -> bool:
+        try:
+            return self._ask("GET", "/-/ready", b"", {})[0] == 200
+        except OSError:
+            return False
+
+
+@contextmanager
+def prometheus(directory: Path) -> Iterator[Prometheus]:
+    """Run one that scrapes nothing and keeps its data under `directory`, which must be empty."""
+    (directory / "prometheus.yml").write_text(_CONFIG)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    with (directory / "log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                program("prometheus"),
+                f"--config.file={directory}/prometheus.yml",
+                f"--storage.tsdb.path={directory}/data",
+                "--storage.tsdb.retention.time=20y",
+                f"--web.listen-address=127.0.0.1:{port}",
+                "--web.enable-remote-write-receiver",
+                "--query.lookback-delta=5m",
+                "--log.level=warn",
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            it = Prometheus(port)
+            deadline = time.monotonic() + START_SECONDS
+            while not it.ready():
+                said = (directory / "log").read_text()
+                assert process.poll() is None, said
+                assert time.monotonic() < deadline, said
+                time.sleep(0.1)
+            yield it
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+# --- Remote write 1.0: prompb.WriteRequest, in snappy's block format ---------------------------
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _time_series(labels: Labels, samples: Sequence[tuple[int, float]]) -> bytes:
+    out = bytearray()
+    for name, value in labels:
+        out += _field(1, _field(1, name.encode()) + _field(2, value.encode()))
+    for milliseconds, value in samples:
+        packed = STALE_BYTES if value is STALE else struct.pack("<d", value)
+        sample = b"\x09" + packed + b"\x10" + _varint(milliseconds)
+        out += b"\x12" + _varint(len(sample)) + sample
+    return bytes(out)
+
+
+STALE_BYTES = struct.pack("<Q", 0x7FF0000000000002)
+"""A float of Python may lose the payload of a NaN; these bytes do not."""
+
+_LITERAL_MAX = 1 << 16
+
+
+def _snappy(data: bytes) -> bytes:
+    """`data` as snappy literals: its format without its compression."""
+    out = bytearray(_varint(len(data)))
+    for start in range(0, len(data), _LITERAL_MAX):
+        piece = data[start : start + _LITERAL_MAX]
+        # Tag 61 in the upper six bits: a literal whose length less 1 is in the next two bytes.
+        out += bytes((61 << 2,)) + struct.pack("<H", len(piece) - 1) + piece
+    return bytes(out)
+
+
+def is_number(value: float) -> bool:
+    """Neither NaN nor infinite."""
+    return math.isfinite(value)
