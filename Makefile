@@ -34,6 +34,7 @@ lint: ## ruff, mypy, import contracts, generated docs, Prometheus rules
 	lint-imports --no-logo
 	$(PY) scripts/gen_docs.py --check
 	$(PY) scripts/build_prices.py --check
+	$(PY) -m dashboards.build --check
 	@scripts/check_rules.sh
 
 .PHONY: fmt
@@ -43,10 +44,11 @@ fmt: ## format the code and put right what ruff can
 	ruff check --fix
 
 .PHONY: docs
-docs: ## make the generated parts of docs/ and the shipped price list again
+docs: ## make the generated parts of docs/, the shipped price list and the boards again
 	@scripts/bootstrap.sh python
 	$(PY) scripts/gen_docs.py
 	$(PY) scripts/build_prices.py
+	$(PY) -m dashboards.build
 
 .PHONY: demo
 demo: ## a simulated 8-GPU node, a real Prometheus and the pages it sends; Ctrl-C ends it

@@ -75,9 +75,7 @@ def values(board: Json, view: View) -> dict[str, str]:
 
 def put_in(expression: str, known: Mapping[str, str]) -> str:
     """The expression with every variable's value; KeyError names one that the board lacks."""
-    return re.sub(
-        r"\$\{(\w+)(?::\w+)?\}|\$(\w+)", lambda it: known[it[1] or it[2]], expression
-    )
+    return re.sub(r"\$\{(\w+)(?::\w+)?\}|\$(\w+)", lambda it: known[it[1] or it[2]], expression)
 
 
 def expression(board: Json, panel: Json, target: Json, view: View) -> str:
@@ -94,9 +92,7 @@ def expression(board: Json, panel: Json, target: Json, view: View) -> str:
     return put_in(target["expr"], values(board, view) | builtin)
 
 
-def ask(
-    prometheus: Prometheus, board: Json, panel: Json, target: Json, view: View
-) -> list[Series]:
+def ask(prometheus: Prometheus, board: Json, panel: Json, target: Json, view: View) -> list[Series]:
     """The answer to one query of a panel."""
     asked = expression(board, panel, target, view)
     if target["instant"]:

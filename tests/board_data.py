@@ -9,7 +9,7 @@ from msgspec import Struct
 
 import render_rules
 from played_fleet import MACHINES, START, Played, Store, pages
-from played_neighbours import Engines, cluster, scrape
+from played_neighbours import cluster, scrape
 from programs import ROOT
 from real_prometheus import Prometheus, prometheus
 from recorded_rules import Rule, record, rules_of
@@ -48,17 +48,13 @@ def rules() -> list[Rule]:
 
 
 @contextmanager
-def day(
-    directory: Path, hours: float, scrape_seconds: float, rule_seconds: float
-) -> Iterator[Day]:
+def day(directory: Path, hours: float, scrape_seconds: float, rule_seconds: float) -> Iterator[Day]:
     """The first `hours` of the play, scraped and evaluated so often."""
     end = START + hours * 3600
     store = Store()
-    engines: dict[str, Engines] = {}
     fleet = [Played(machine, number) for number, machine in enumerate(MACHINES)]
     for node, page in pages(fleet, end, scrape_seconds):
-        more = engines.setdefault(node, Engines()).samples(page)
-        store.add(node, page.at, {**page.samples, **more, **scrape(page, node)})
+        store.add(node, page.at, {**page.samples, **scrape(page, node)})
     at = START
     while at <= end:
         store.add("cluster", at, cluster(at, START))

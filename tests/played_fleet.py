@@ -17,6 +17,7 @@ from gpucost.demo import SimulatedNode
 from gpucost.exposition import families
 from gpucost.model import Node
 from gpucost.prices import asked_of, load_catalogue
+from played_neighbours import CLUSTER, Engines
 from real_prometheus import STALE
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ PRICES_OF = "2025-12-15"
 SLOWDOWN = 11.0
 """So that the demo's visits of minutes last about an hour."""
 
-CLUSTER = "demo"
-
 
 class Machine(Struct, frozen=True):
     """A node of the fleet: what it is, and which of the demo's pods it has under which names."""
@@ -52,6 +51,9 @@ class Machine(Struct, frozen=True):
     """How long before its first page it was started; 0: long before."""
 
 
+WORKLOADS = ("llm-train", "chat", "ada", "embed", "reindex", "render", "rerank", "grace")
+"""The demo's."""
+
 MACHINES = (
     Machine(
         Node("gpu-h100-1", "p5.48xlarge", "us-east-1", "us-east-1a", "h100", "on_demand", "aws"),
@@ -59,9 +61,7 @@ MACHINES = (
         gpus=8,
         memory_gib=79.6,
         watts_scale=1.0,
-        workloads={
-            name: name for name in "llm-train chat ada embed reindex render rerank grace".split()
-        },
+        workloads={name: name for name in WORKLOADS},
     ),
     Machine(
         Node("gpu-a100-1", "p4d.24xlarge", "us-east-1", "us-east-1b", "a100", "spot", "aws"),
@@ -98,6 +98,7 @@ class Played:
         self.machine = machine
         self._number = number
         self._simulated = SimulatedNode(machine.node.name)
+        self._engines = Engines()
         self._began: float | None = None
         self._report: Report | None = None
         self.config = Config(scrape_interval_seconds=60)
@@ -167,12 +168,24 @@ class Played:
             for it in snapshot.holdings.holdings
             if (it.holder.namespace, it.holder.pod) in mine and self._uuid(it.device_id) in here
         )
+        shown = {(pod.namespace, pod.name): pod for pod in mine.values()}
+        units = {it.device.uuid: it.reading for it in gpus}
+        for it in gpus:
+            instances = zip(it.device.mig or (), it.instances, strict=False)
+            units |= {mig.uuid or "": reading for mig, reading in instances}
+        active = {
+            (it.holder.namespace, it.holder.pod): reading.activity.ratio
+            for it in holdings
+            if (reading := units[it.device_id]).activity is not None
+        }
         return replace(
             snapshot,
             node=machine.node,
             gpus=gpus,
             holdings=replace(snapshot.holdings, holdings=holdings),
-            pods={(pod.namespace, pod.name): pod for pod in mine.values()},
+            pods=shown,
+            clock_seconds=snapshot.wall_time,
+            engines=self._engines.read(snapshot.wall_time, shown, active),
         )
 
     def _name(self, workload: str, pod: str) -> str:
@@ -204,9 +217,7 @@ class Played:
         )
 
 
-def pages(
-    fleet: Sequence[Played], end: float, scrape_seconds: float
-) -> Iterator[tuple[str, Page]]:
+def pages(fleet: Sequence[Played], end: float, scrape_seconds: float) -> Iterator[tuple[str, Page]]:
     """What a scraper of the fleet sees: a node's name and its page, in order of time for each."""
     for played in fleet:
         machine = played.machine

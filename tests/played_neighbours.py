@@ -1,23 +1,26 @@
-"""What a cluster's other exporters would say of the played fleet: inference servers through
-gpucost, kube-state-metrics, Karpenter, and Prometheus of its own scrapes.
+"""What others would say of the played fleet: inference servers, and a cluster's own exporters.
 
-Names and labels are those of kube-state-metrics 2, Karpenter 1 and gpucost's catalogue.
+Names and labels are those of kube-state-metrics 2 and Karpenter 1, and Prometheus's of its scrapes.
 """
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-from played_fleet import CLUSTER
+from gpucost.model import Count, EngineReading, ModelReading
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gpucost.model import Pod
     from played_fleet import Page
     from real_prometheus import Labels
 
+CLUSTER = "demo"
+
 SERVED = {
     "chat": ("vllm", "meta-llama/Llama-3.1-70B-Instruct", 6.0),
-    "embed": ("tei", "BAAI/bge-large-en-v1.5", 60.0),
+    "embed": ("vllm", "BAAI/bge-large-en-v1.5", 60.0),
     "rerank": ("vllm", "BAAI/bge-reranker-v2-m3", 18.0),
     "support-bot": ("sglang", "Qwen/Qwen3-8B", 3.0),
 }
@@ -28,80 +31,55 @@ INPUT, CACHED, OUTPUT = 900.0, 600.0, 220.0
 
 
 def labelled(name: str, **labels: str) -> Labels:
+    """A series' name and labels, in the played cluster."""
     return tuple(sorted((("__name__", name), ("cluster", CLUSTER), *labels.items())))
 
 
 class Engines:
-    """The inference servers of one node, driven by how active their pods are."""
+    """The inference servers of one node: what they have done follows how active their pods are."""
 
     def __init__(self) -> None:
-        self._requests: dict[tuple[str, str], float] = {}
+        """They begin when they are first read."""
+        self._done: dict[tuple[str, str], float] = {}
         self._at: float | None = None
 
-    def samples(self, page: Page) -> dict[Labels, float]:
-        """Beside this page, which must be after the last."""
-        seconds = 0.0 if self._at is None else page.at - self._at
-        self._at = page.at
-        cost = {
-            (it["namespace"], it["pod"]): value
-            for it, value in _of(page, "gpucost_pod_cost_usd_per_hour")
-        }
-        out: dict[Labels, float] = {}
-        for it, activity in _of(page, "gpucost_pod_activity_ratio"):
-            if it["workload"] not in SERVED:
+    def read(
+        self,
+        at: float,
+        pods: Mapping[tuple[str, str], Pod],
+        active: Mapping[tuple[str, str], float],
+    ) -> dict[tuple[str, str], EngineReading]:
+        """What they answer at a moment after the last, by pod; `active` is how active each is."""
+        seconds = 0.0 if self._at is None else at - self._at
+        self._at = at
+        out = {}
+        for key, pod in pods.items():
+            if pod.workload not in SERVED:
                 continue
-            engine, model, at_full = SERVED[it["workload"]]
-            rate = at_full * activity
-            key = (it["namespace"], it["pod"])
-            done = self._requests[key] = self._requests.get(key, 0.0) + rate * seconds
-            name = {label: it[label] for label in ("instance", "job", "node", *_POD)}
-            out |= _service(
-                {**name, "engine": engine, "served_model": model}, done, rate, cost[key]
+            engine, model, at_full = SERVED[pod.workload]
+            rate = at_full * active.get(key, 0.0)
+            done = self._done[key] = self._done.get(key, 0.0) + rate * seconds
+            counts = {
+                Count.FINISHED: done,
+                Count.SUCCESS: 0.985 * done,
+                Count.FAILURE: 0.005 * done,
+                Count.ABORTED: 0.01 * done,
+                Count.PROMPT: (INPUT + CACHED) * done,
+                Count.CACHED: CACHED * done,
+                Count.OUTPUT: OUTPUT * done,
+                Count.PREFILL_SECONDS: 0.4 * done,
+                Count.DECODE_SECONDS: 2.2 * done,
+            }
+            reading = ModelReading(
+                engine,
+                model,
+                {count: {0: value} for count, value in counts.items()},
+                running=float(round(2.3 * rate)),
+                waiting=max(0.0, round(2.3 * rate) - 9.0),
+                batch=1 + 2 * rate,
             )
+            out[key] = EngineReading(read_at=at, models=(reading,))
         return out
-
-
-_POD = ("namespace", "pod", "workload")
-
-
-def _service(
-    name: dict[str, str], done: float, rate: float, usd_per_hour: float
-) -> dict[Labels, float]:
-    out = {
-        labelled("gpucost_pod_requests_total", **name, outcome="success"): 0.99 * done,
-        labelled("gpucost_pod_requests_total", **name, outcome="error"): 0.01 * done,
-        labelled("gpucost_pod_tokens_total", **name, direction="input"): INPUT * done,
-        labelled("gpucost_pod_tokens_total", **name, direction="cached_input"): CACHED * done,
-        labelled("gpucost_pod_tokens_total", **name, direction="output"): OUTPUT * done,
-        labelled("gpucost_pod_requests_running", **name): math.ceil(2 * rate),
-        labelled("gpucost_pod_requests_waiting", **name): max(0.0, round(rate - 3)),
-        labelled("gpucost_pod_batch_size", **name): 1 + rate,
-    }
-    if rate:
-        per_second = usd_per_hour / 3600
-        unit = 1e6 * per_second / rate / (INPUT + 3 * OUTPUT)
-        million = "gpucost_pod_cost_per_million_tokens_usd"
-        more = {**name, "split": "whole", "method": "prefill_decode_time"}
-        request = labelled("gpucost_pod_cost_per_request_usd", **name, split="whole")
-        out |= {
-            request: per_second / rate,
-            labelled(million, **more, direction="input"): unit,
-            labelled(million, **more, direction="output"): 3 * unit,
-            labelled("gpucost_pod_cache_savings_usd_per_hour", **name): 3600
-            * rate
-            * CACHED
-            * unit
-            / 1e6,
-        }
-    return out
-
-
-def _of(page: Page, metric: str) -> list[tuple[dict[str, str], float]]:
-    return [
-        (dict(labels), value)
-        for labels, value in page.samples.items()
-        if ("__name__", metric) in labels
-    ]
 
 
 def scrape(page: Page, node: str) -> dict[Labels, float]:

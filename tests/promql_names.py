@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-_WORDS = frozenset("and or unless atan2 bool offset start end inf nan".split())
+_WORDS = frozenset(["and", "or", "unless", "atan2", "bool", "offset", "start", "end", "inf", "nan"])
 _GROUPINGS = r"\b(?:on|ignoring|by|without|group_left|group_right)\s*\([^)]*\)"
 _NAME = r"(?<![\w:.])[a-zA-Z_:][a-zA-Z0-9_:]*(?![\w:]*\s*\()"
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 Labels = tuple[tuple[str, str], ...]
 """Sorted by name, the metric's as `__name__`."""
 
-STALE = struct.unpack("<d", struct.pack("<Q", 0x7FF0000000000002))[0]
-"""What Prometheus writes where a series ends (model/value.StaleNaN)."""
+STALE = math.nan
+"""Written as Prometheus writes it where a series ends (model/value.StaleNaN)."""
 
 START_SECONDS = 120.0
 _BATCH_BYTES = 4 << 20
@@ -39,8 +39,8 @@ storage: {tsdb: {out_of_order_time_window: 8760h}}
 """
 
 
-class Refused(AssertionError):
-    """Prometheus would not answer a query."""
+class RefusedError(AssertionError):
+    """Prometheus would not answer a query; the words are its own."""
 
 
 class Series(Struct, frozen=True):
@@ -84,14 +84,14 @@ class Prometheus:
         assert status in (200, 204), text
 
     def at(self, query: str, when: float) -> list[Series]:
-        """What an instant query answers at this moment. Raises Refused with Prometheus's words."""
+        """What an instant query answers at this moment. Raises RefusedError."""
         return [
             Series(it["metric"], ((when, float(it["value"][1])),))
             for it in self._query("query", query=query, time=f"{when:.3f}")
         ]
 
     def over(self, query: str, start: float, end: float, step: float) -> list[Series]:
-        """What a range query answers. Raises Refused with Prometheus's words."""
+        """What a range query answers. Raises RefusedError."""
         answer = self._query(
             "query_range",
             query=query,
@@ -113,7 +113,7 @@ class Prometheus:
         )
         answer = json.loads(text)
         if status != 200 or answer["status"] != "success":
-            raise Refused(f"{parameters['query']}\n{answer.get('error', text)}")
+            raise RefusedError(f"{parameters['query']}\n{answer.get('error', text)}")
         data = answer["data"]
         if data["resultType"] == "scalar":
             return [{"metric": {}, "value": data["result"]}]
@@ -201,17 +201,17 @@ def _field(number: int, content: bytes) -> bytes:
 
 def _time_series(labels: Labels, samples: Sequence[tuple[int, float]]) -> bytes:
     out = bytearray()
-    for name, value in labels:
-        out += _field(1, _field(1, name.encode()) + _field(2, value.encode()))
+    for name, text in labels:
+        out += _field(1, _field(1, name.encode()) + _field(2, text.encode()))
     for milliseconds, value in samples:
-        packed = STALE_BYTES if value is STALE else struct.pack("<d", value)
+        packed = STALE_BYTES if math.isnan(value) else struct.pack("<d", value)
         sample = b"\x09" + packed + b"\x10" + _varint(milliseconds)
         out += b"\x12" + _varint(len(sample)) + sample
     return bytes(out)
 
 
 STALE_BYTES = struct.pack("<Q", 0x7FF0000000000002)
-"""A float of Python may lose the payload of a NaN; these bytes do not."""
+"""StaleNaN: a float of Python may lose the payload of a NaN."""
 
 _LITERAL_MAX = 1 << 16
 
@@ -224,8 +224,3 @@ def _snappy(data: bytes) -> bytes:
         # Tag 61 in the upper six bits: a literal whose length less 1 is in the next two bytes.
         out += bytes((61 << 2,)) + struct.pack("<H", len(piece) - 1) + piece
     return bytes(out)
-
-
-def is_number(value: float) -> bool:
-    """Neither NaN nor infinite."""
-    return math.isfinite(value)

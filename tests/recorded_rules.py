@@ -58,7 +58,7 @@ def in_order(rules: Sequence[Rule]) -> list[Rule]:
 def record(
     prometheus: Prometheus, rules: Sequence[Rule], start: float, end: float, step: float
 ) -> None:
-    """Write what the recording rules record, and ALERTS of those that fire, every `step` seconds."""
+    """Write what the rules record, and ALERTS of those that fire, every `step` seconds."""
     for rule in in_order(rules):
         name = ("__name__", rule["record"])
         more = rule.get("labels", {})

@@ -152,8 +152,9 @@ def _variables(board: Board) -> list[Json]:
             "type": "datasource",
         }
     ]
-    for it in (CLUSTER, *board.variables):
-        out.append(_choice(it) if isinstance(it, Choice) else _values(it))
+    out += [
+        _choice(it) if isinstance(it, Choice) else _values(it) for it in (CLUSTER, *board.variables)
+    ]
     if board.money:
         out.append(
             {

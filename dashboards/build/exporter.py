@@ -114,7 +114,7 @@ BOARD = Board(
                     width=12,
                 ),
                 table(
-                    "Problems",
+                    "Problems to mend",
                     "What a person can mend. The status page of the node's exporter and its log say"
                     " what to do.",
                     (

@@ -348,7 +348,11 @@ BOARD = Board(
                     (
                         Query(
                             usd(
-                                of_each("1h", "node_pool", f"node_pool:gpucost_cost_usd:rate5m{{{POOL}}}")
+                                of_each(
+                                    "1h",
+                                    "node_pool",
+                                    f"node_pool:gpucost_cost_usd:rate5m{{{POOL}}}",
+                                )
                             ),
                             "{{node_pool}}",
                         ),
@@ -357,6 +361,7 @@ BOARD = Board(
                     style="bars",
                     interval="1h",
                     legend=("sum",),
+                    may_be_empty="no hour is over",
                 ),
                 chart(
                     "Cost of each day",
@@ -364,7 +369,11 @@ BOARD = Board(
                     (
                         Query(
                             usd(
-                                of_each("1d", "node_pool", f"node_pool:gpucost_cost_usd:rate5m{{{POOL}}}")
+                                of_each(
+                                    "1d",
+                                    "node_pool",
+                                    f"node_pool:gpucost_cost_usd:rate5m{{{POOL}}}",
+                                )
                             ),
                             "{{node_pool}}",
                         ),
@@ -373,6 +382,7 @@ BOARD = Board(
                     style="bars",
                     interval="1d",
                     legend=("sum",),
+                    may_be_empty="no day is over",
                 ),
             ),
         ),
@@ -442,7 +452,9 @@ BOARD = Board(
                     "NodeClaims created, and disrupted or otherwise terminated, and why. Of"
                     " Karpenter's own series: empty without it.",
                     (
-                        _nodes("", "created", "nodepool, reason", "made in {{nodepool}}: {{reason}}"),
+                        _nodes(
+                            "", "created", "nodepool, reason", "made in {{nodepool}}: {{reason}}"
+                        ),
                         _nodes("-", "terminated", "nodepool", "ended in {{nodepool}}"),
                     ),
                     NUMBER,

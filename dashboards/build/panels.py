@@ -17,6 +17,9 @@ REQUESTS_PER_SECOND = "reqps"
 FROM_NOW = "dateTimeFromNow"
 
 Json = dict[str, Any]
+
+HALF = 12
+"""Of the 24 columns of a board."""
 Thresholds = tuple[tuple[float | None, str], ...]
 """(from this value on, colour); the first is from None."""
 
@@ -191,7 +194,7 @@ def chart(
             "legend": {
                 "calcs": list(legend),
                 "displayMode": "table",
-                "placement": "right" if width >= 12 else "bottom",
+                "placement": "right" if width >= HALF else "bottom",
                 "showLegend": True,
                 "sortBy": "Last *",
                 "sortDesc": True,
@@ -327,6 +330,7 @@ def named_values(names: tuple[tuple[float, str, str], ...]) -> Json:
 
 
 def steps(thresholds: Thresholds) -> Json:
+    """The thresholds as Grafana writes them."""
     return {
         "mode": "absolute",
         "steps": [{"color": colour, "value": value} for value, colour in thresholds],

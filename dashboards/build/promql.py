@@ -16,6 +16,7 @@ UNKNOWN = 'state=~"unmeasured|unattributed"'
 
 CLUSTER = 'cluster=~"$cluster"'
 
+
 def usd(expression: str) -> str:
     """An expression of USD, in the reader's currency."""
     return f"${MONEY_FACTOR} * {expression}"

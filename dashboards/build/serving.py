@@ -266,11 +266,11 @@ BOARD = Board(
                 ),
                 chart(
                     "Failed requests, share",
-                    "Requests that did not end well, of all finished.",
+                    "Requests that failed, of all finished; not those that their callers gave up.",
                     (
                         Query(
-                            f'sum by ({NAME}) (workload:gpucost_requests:rate5m{{{ON}, outcome!="success"}})'
-                            f" / sum by ({NAME}) (workload:gpucost_requests:rate5m{{{ON}}})",
+                            f'sum by ({NAME}) (workload:gpucost_requests:rate5m{{{ON}, outcome="failure"}})'
+                            f" / (sum by ({NAME}) (workload:gpucost_requests:rate5m{{{ON}}}) > 0)",
                             LEGEND,
                         ),
                     ),

@@ -140,12 +140,18 @@ BOARD = Board(
                     ),
                     (
                         Column(
-                            "Month to date", usd(_row(f"sum by ({PAYER}) ({MONTH})")), USD, decimals=2
+                            "Month to date",
+                            usd(_row(f"sum by ({PAYER}) ({MONTH})")),
+                            USD,
+                            decimals=2,
                         ),
                         Column("Time range", usd(_row(total(PAYER, RATE))), USD, decimals=2),
                         Column(
                             "GPU-hours",
-                            _row(total(PAYER, f"workload:gpucost_gpu_seconds:rate5m{{{TENANT}}}") + " / 3600"),
+                            _row(
+                                total(PAYER, f"workload:gpucost_gpu_seconds:rate5m{{{TENANT}}}")
+                                + " / 3600"
+                            ),
                             NUMBER,
                             decimals=1,
                         ),
@@ -160,7 +166,10 @@ BOARD = Board(
                             maximum=1,
                         ),
                         Column(
-                            "Now, per hour", hourly(_row(f"sum by ({PAYER}) ({RATE})")), USD, decimals=2
+                            "Now, per hour",
+                            hourly(_row(f"sum by ({PAYER}) ({RATE})")),
+                            USD,
+                            decimals=2,
                         ),
                     ),
                     height=11,
@@ -173,11 +182,16 @@ BOARD = Board(
                     (Label("namespace", "Namespace"),),
                     (
                         Column(
-                            "Month to date", usd(owned("namespace", f"sum by (namespace) ({MONTH})")), USD, decimals=2
+                            "Month to date",
+                            usd(owned("namespace", f"sum by (namespace) ({MONTH})")),
+                            USD,
+                            decimals=2,
                         ),
                         Column(
                             "Share",
-                            owned("namespace", f"sum by (namespace) ({MONTH}) / scalar(sum({MONTH}))"),
+                            owned(
+                                "namespace", f"sum by (namespace) ({MONTH}) / scalar(sum({MONTH}))"
+                            ),
                             RATIO,
                             decimals=0,
                             bar=True,
@@ -194,7 +208,12 @@ BOARD = Board(
                     "The month so far by team. A row without a team: pods that lack the label.",
                     (Label("team", "Team"),),
                     (
-                        Column("Month to date", usd(owned("team", f"sum by (team) ({MONTH})")), USD, decimals=2),
+                        Column(
+                            "Month to date",
+                            usd(owned("team", f"sum by (team) ({MONTH})")),
+                            USD,
+                            decimals=2,
+                        ),
                         Column(
                             "Share",
                             owned("team", f"sum by (team) ({MONTH}) / scalar(sum({MONTH}))"),
@@ -265,6 +284,7 @@ BOARD = Board(
                     style="bars",
                     interval="1h",
                     legend=("sum",),
+                    may_be_empty="no hour is over",
                 ),
                 chart(
                     "Cost of each day",
@@ -274,6 +294,7 @@ BOARD = Board(
                     style="bars",
                     interval="1d",
                     legend=("sum",),
+                    may_be_empty="no day is over",
                 ),
                 chart(
                     "Waste per hour, by reason",

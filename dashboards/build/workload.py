@@ -176,6 +176,7 @@ BOARD = Board(
                     style="bars",
                     interval="1h",
                     legend=("sum",),
+                    may_be_empty="no hour is over",
                 ),
                 chart(
                     "Cost of each day",
@@ -186,6 +187,7 @@ BOARD = Board(
                     style="bars",
                     interval="1d",
                     legend=("sum",),
+                    may_be_empty="no day is over",
                 ),
             ),
         ),

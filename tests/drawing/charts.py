@@ -15,8 +15,22 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 PALETTE = (
-    "#73BF69", "#F2CC0C", "#8AB8FF", "#FF780A", "#F2495C", "#5794F2", "#B877D9", "#705DA0",
-    "#37872D", "#FADE2A", "#447EBC", "#C15C17", "#890F02", "#0A437C", "#6D1F62", "#584477",
+    "#73BF69",
+    "#F2CC0C",
+    "#8AB8FF",
+    "#FF780A",
+    "#F2495C",
+    "#5794F2",
+    "#B877D9",
+    "#705DA0",
+    "#37872D",
+    "#FADE2A",
+    "#447EBC",
+    "#C15C17",
+    "#890F02",
+    "#0A437C",
+    "#6D1F62",
+    "#584477",
 )
 INK, FAINT, GRID = "#ccccdc", "#8e8e9b", "rgba(204,204,220,0.10)"
 
@@ -62,13 +76,11 @@ def chart(panel: Json, lines: Sequence[Line], box: Box) -> str:
         label = text(tick, shown["unit"], _tick_decimals(shown["unit"], ticks), box.end)
         out.append(
             f'<line x1="{left}" x2="{width - 10:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{GRID}"/>'
-            f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end" class="t">{escape(label)}</text>'
+            + _word(left - 6, y + 4, label, "end")
         )
     for at in _times(box, width):
         x = plot.x(at)
-        out.append(
-            f'<text x="{x:.1f}" y="{height - 8:.1f}" text-anchor="middle" class="t">{clock(at)}</text>'
-        )
+        out.append(_word(x, height - 8, clock(at), "middle"))
     base: dict[float, float] = {}
     below: dict[float, float] = {}
     for line, colour in zip(lines, colours, strict=True):
@@ -78,7 +90,9 @@ def chart(panel: Json, lines: Sequence[Line], box: Box) -> str:
         elif stacked:
             out.append(_area(plot, line, colour, base))
         else:
-            out.append(_curve(plot, line, colour, style, stepped="step" in custom["lineInterpolation"]))
+            out.append(
+                _curve(plot, line, colour, style, stepped="step" in custom["lineInterpolation"])
+            )
     out.append("</svg>")
     legend = _legend(panel, lines, colours, box)
     size = (
@@ -90,6 +104,13 @@ def chart(panel: Json, lines: Sequence[Line], box: Box) -> str:
     return (
         f'<div style="display:flex;flex-direction:{direction}">{"".join(out)}'
         f'<div class="legend" style="{size}">{legend}</div></div>'
+    )
+
+
+def _word(x: float, y: float, words: str, anchor: str, style: str = "t") -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{style}">'
+        f"{escape(words)}</text>"
     )
 
 
@@ -153,7 +174,8 @@ def _times(box: Box, width: float) -> list[float]:
     span = box.end - box.start
     room = max(2, int(width // 90))
     step = next(
-        it for it in (300, 900, 1800, 3600, 7200, 10_800, 14_400, 21_600, 43_200, 86_400)
+        it
+        for it in (300, 900, 1800, 3600, 7200, 10_800, 14_400, 21_600, 43_200, 86_400)
         if span / it <= room
     )
     first = math.ceil(box.start / step) * step
@@ -172,7 +194,11 @@ def _runs(line: Line, step: float) -> list[list[tuple[float, float]]]:
 
 
 def _curve(plot: _Plot, line: Line, colour: str, style: Json, *, stepped: bool) -> str:
-    dash = "".join((' stroke-dasharray="', " ".join(map(str, style["dash"])), '"')) if "dash" in style else ""
+    dash = (
+        "".join((' stroke-dasharray="', " ".join(map(str, style["dash"])), '"'))
+        if "dash" in style
+        else ""
+    )
     out = []
     for run in _runs(line, plot.box.step):
         points: list[tuple[float, float]] = []
@@ -182,9 +208,13 @@ def _curve(plot: _Plot, line: Line, colour: str, style: Json, *, stepped: bool) 
                 points.append((x, points[-1][1]))
             points.append((x, y))
         if len(points) == 1:
-            out.append(f'<circle cx="{points[0][0]:.1f}" cy="{points[0][1]:.1f}" r="1.6" fill="{colour}"/>')
+            out.append(
+                f'<circle cx="{points[0][0]:.1f}" cy="{points[0][1]:.1f}" r="1.6" fill="{colour}"/>'
+            )
         joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        out.append(f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>')
+        out.append(
+            f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>'
+        )
     return "".join(out)
 
 
@@ -220,7 +250,10 @@ def _bars(
         y = plot.y(max(under, under + value))
         height = abs(plot.y(under) - plot.y(under + value))
         x = max(plot.left, min(plot.x(at) - width / 2, plot.left + plot.width - width))
-        out.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour}"/>')
+        out.append(
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
+            f' fill="{colour}"/>'
+        )
     return "".join(out)
 
 
@@ -264,19 +297,22 @@ def donut(panel: Json, lines: Sequence[Line], box: Box) -> str:
     out.append("</svg>")
     return (
         f'<div style="display:flex;align-items:center">{"".join(out)}<div class="legend">'
-        f'<table><tr><th>Name</th><th>Value</th><th>Percent</th></tr>{"".join(rows)}</table></div></div>'
+        f"<table><tr><th>Name</th><th>Value</th><th>Percent</th></tr>{''.join(rows)}</table></div></div>"
     )
 
 
 def _sector(x: float, y: float, radius: float, a: float, b: float, colour: str) -> str:
     inner = radius * 0.6
     large = int(b - a > math.pi)
-    points = [(x + r * math.cos(it), y + r * math.sin(it)) for r, it in
-              ((radius, a), (radius, b), (inner, b), (inner, a))]
+    points = [
+        (x + r * math.cos(it), y + r * math.sin(it))
+        for r, it in ((radius, a), (radius, b), (inner, b), (inner, a))
+    ]
     (ax, ay), (bx, by), (cx, cy), (dx, dy) = points
     return (
         f'<path d="M{ax:.1f} {ay:.1f}A{radius:.1f} {radius:.1f} 0 {large} 1 {bx:.1f} {by:.1f}'
-        f'L{cx:.1f} {cy:.1f}A{inner:.1f} {inner:.1f} 0 {large} 0 {dx:.1f} {dy:.1f}Z" fill="{colour}"/>'
+        f"L{cx:.1f} {cy:.1f}A{inner:.1f} {inner:.1f} 0 {large} 0 {dx:.1f} {dy:.1f}Z"
+        f'" fill="{colour}"/>'
     )
 
 
@@ -327,9 +363,7 @@ def timeline(panel: Json, lines: Sequence[Line], box: Box) -> str:
                 f' fill="{colour}" fill-opacity="0.85"/>'
             )
             if width > 9 * len(name):
-                out.append(
-                    f'<text x="{x + 5:.1f}" y="{y + height / 2 + 3:.1f}" class="in">{escape(name)}</text>'
-                )
+                out.append(_word(x + 5, y + height / 2 + 3, name, "start", "in"))
     y = 4 + len(lines) * height + 14
     out += [
         f'<text x="{plot.x(at):.1f}" y="{y:.1f}" text-anchor="middle" class="t">{clock(at)}</text>'

@@ -18,7 +18,7 @@ from drawing.values import clock, mapped, text, threshold
 
 if TYPE_CHECKING:
     from as_grafana import View
-    from real_prometheus import Prometheus, Series
+    from real_prometheus import Prometheus
 
 Json = dict[str, Any]
 
@@ -26,34 +26,7 @@ WIDTH, UNIT, GAP, TOP = 1680, 30, 8, 96
 COLUMN = (WIDTH - 2 * 16 - 23 * GAP) / 24
 TITLE = 32
 
-CSS = """
-body{margin:0;background:#111217;color:#ccccdc;font:13px Inter,"DejaVu Sans",sans-serif}
-h1{font-size:18px;font-weight:500;margin:14px 16px 6px}
-.vars{margin:0 16px;display:flex;gap:8px}.vars span{background:#181b1f;border:1px solid #2c3235;
-padding:3px 8px;border-radius:2px}.vars b{font-weight:500;color:#6e9fff}
-.p{position:absolute;background:#181b1f;border:1px solid #24292e;border-radius:2px;overflow:hidden;box-sizing:border-box}
-.p h2{font-size:13px;font-weight:500;margin:7px 10px 0;height:22px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
-.r{position:absolute;font-size:15px;font-weight:500;left:20px}.r:before{content:"⌄ "}
-.t{fill:#9a9aa8;font-size:11px}.in{fill:#111;font-size:11px}
-.legend{overflow:hidden;font-size:12px;flex:1}.legend table{width:100%;border-collapse:collapse}
-.legend th{color:#6e9fff;font-weight:500;text-align:left;font-size:11px}.legend td,.legend th{padding:2px 6px}
-.legend td:not(:first-child),.legend th:not(:first-child){text-align:right;white-space:nowrap}
-.legend i{display:inline-block;width:12px;height:4px;border-radius:2px;margin-right:6px;vertical-align:middle}
-.stat{position:absolute;left:0;right:0;top:30px;bottom:0;display:flex;align-items:center;justify-content:center;
-font-weight:500;white-space:nowrap;z-index:1}
-.trend{position:absolute;left:0;bottom:0}
-.none{position:absolute;inset:30px 0 0;display:flex;align-items:center;justify-content:center;color:#8e8e9b}
-.bars{display:flex;flex-direction:column;justify-content:space-evenly;padding:0 10px;overflow:hidden}
-.bar{display:flex;gap:8px;align-items:center;min-height:18px}.bar span{width:32%;text-align:right;overflow:hidden;
-text-overflow:ellipsis;white-space:nowrap}.bar b,.cell b{flex:1;background:#22252b;height:22px;max-height:60%;display:block}
-.bar b{height:14px;max-height:none}.bar u,.cell u{display:block;height:100%}.bar em{width:64px;font-style:normal;font-weight:500}
-.data{width:100%;border-collapse:collapse;table-layout:auto}.data th{color:#6e9fff;font-weight:500;text-align:left;
-padding:6px 8px;white-space:nowrap;border-bottom:1px solid #24292e}.data td{padding:0 8px;height:31px;
-border-bottom:1px solid #22252b;white-space:nowrap;max-width:340px;overflow:hidden;text-overflow:ellipsis}
-.foot td{font-weight:600;border-top:2px solid #3a3f45}.link{color:#6e9fff}.cell{display:flex;gap:8px;align-items:center;height:31px}
-.cell em{font-style:normal;width:56px;text-align:right}.cell b{height:16px;max-height:none}
-.more{position:absolute;right:10px;bottom:4px;color:#8e8e9b;font-size:11px;background:#181b1f;padding:0 4px}
-"""
+CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
 def page(prometheus: Prometheus, board: Json, view: View) -> tuple[str, int]:
@@ -68,7 +41,9 @@ def page(prometheus: Prometheus, board: Json, view: View) -> tuple[str, int]:
         height = at["h"] * UNIT + (at["h"] - 1) * GAP
         bottom = max(bottom, top + height)
         if panel["type"] == "row":
-            parts.append(f'<div class="r" style="top:{top + 6:.0f}px">{escape(panel["title"])}</div>')
+            parts.append(
+                f'<div class="r" style="top:{top + 6:.0f}px">{escape(panel["title"])}</div>'
+            )
             continue
         inner = Box(width - 2, height - TITLE, view.start, view.end, view.step(panel))
         parts.append(
@@ -76,9 +51,9 @@ def page(prometheus: Prometheus, board: Json, view: View) -> tuple[str, int]:
             f'height:{height:.1f}px"><h2>{escape(panel["title"])}</h2>'
             f"{_inside(prometheus, board, panel, view, inner)}</div>"
         )
-    known = values(board, view)
+    known = {name: it.replace(".*", "All") for name, it in values(board, view).items()}
     chosen = "".join(
-        f"<span>{escape(it['label'])} <b>{escape({'.*': 'All'}.get(known[it['name']], known[it['name']]))}</b></span>"
+        f"<span>{escape(it['label'])} <b>{escape(known[it['name']])}</b></span>"
         for it in board["templating"]["list"]
     )
     head = (
@@ -128,12 +103,18 @@ def _stat(panel: Json, lines: list[Line], box: Box) -> str:
     if panel["options"]["graphMode"] == "area":
         under = Box(box.width, box.height * 0.45, box.start, box.end, box.step)
         behind = charts.trend(lines[0], colour, under)
-    return f'{behind}<div class="stat" style="color:{colour};font-size:{size:.0f}px">{escape(shown)}</div>'
+    style = f"color:{colour};font-size:{size:.0f}px"
+    return f'{behind}<div class="stat" style="{style}">{escape(shown)}</div>'
 
 
 def chromium() -> str:
     """The browser's path. Raises FileNotFoundError with what to do."""
-    found = os.environ.get("GPUCOST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    found = (
+        os.environ.get("GPUCOST_CHROMIUM")
+        or shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if found is None:
         raise FileNotFoundError(
             "no chromium on PATH. Run: scripts/bootstrap.sh chromium, or set GPUCOST_CHROMIUM"
@@ -147,12 +128,26 @@ def picture(address: str, to: Path, width: int, height: int) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         done = subprocess.run(
             [
-                chromium(), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-                "--hide-scrollbars", "--no-first-run", "--disable-extensions",
-                "--disable-background-networking", "--disable-component-update", "--no-proxy-server",
-                f"--user-data-dir={profile}", f"--window-size={width},{height}",
-                "--virtual-time-budget=20000", f"--screenshot={to}", address,
+                chromium(),
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--hide-scrollbars",
+                "--no-first-run",
+                "--disable-extensions",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--no-proxy-server",
+                f"--user-data-dir={profile}",
+                f"--window-size={width},{height}",
+                "--virtual-time-budget=20000",
+                f"--screenshot={to}",
+                address,
             ],
-            capture_output=True, text=True, timeout=300, check=False,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
     assert to.exists(), done.stderr

@@ -16,7 +16,9 @@ Json = dict[str, Any]
 Cell = str | float | None
 
 
-def merged(panel: Json, answers: Sequence[Sequence[Series]]) -> tuple[list[str], list[dict[str, Cell]]]:
+def merged(
+    panel: Json, answers: Sequence[Sequence[Series]]
+) -> tuple[list[str], list[dict[str, Cell]]]:
     """The columns in order, and the rows: what `merge` and `organize` make of the answers."""
     rows: dict[tuple[tuple[str, str], ...], dict[str, Cell]] = {}
     several = len(answers) > 1
@@ -35,7 +37,11 @@ def merged(panel: Json, answers: Sequence[Sequence[Series]]) -> tuple[list[str],
     order: Mapping[str, int] = organize["indexByName"]
     hidden = organize["excludeByName"]
     values = [f"Value #{it['refId']}" if several else "Value" for it in panel["targets"]]
-    columns = [it for it in sorted((*labels, *values), key=lambda it: order.get(it, 99)) if not hidden.get(it)]
+    columns = [
+        it
+        for it in sorted((*labels, *values), key=lambda it: order.get(it, 99))
+        if not hidden.get(it)
+    ]
     shown = [{names.get(c, c): row.get(c) for c in columns} for row in rows.values()]
     return [names.get(c, c) for c in columns], shown
 
@@ -49,40 +55,53 @@ def table(panel: Json, answers: Sequence[Sequence[Series]], height: float, now: 
     footer = options["footer"]
     room = max(1, int((height - 32 - (32 if footer["show"] else 0)) // 32))
     style = {it: properties(panel, it) for it in columns}
-    largest = {
-        it: style[it]["max"]
-        or max((row[it] for row in rows if isinstance(row.get(it), float)), default=1.0)  # type: ignore[type-var]
-        for it in columns
+    largest: dict[str, float] = {
+        it: style[it]["max"] or max(_figures(rows, it), default=1.0) for it in columns
     }
     figures = {it for row in rows for it, value in row.items() if isinstance(value, float)}
 
     def width(column: str) -> str:
-        return f"width:{style[column]['custom.width']}px;" if "custom.width" in style[column] else ""
+        return (
+            f"width:{style[column]['custom.width']}px;" if "custom.width" in style[column] else ""
+        )
 
     def align(column: str) -> str:
-        return "text-align:right;" if column in figures and style[column].get("cell") != "gauge" else ""
+        return (
+            "text-align:right;"
+            if column in figures and style[column].get("cell") != "gauge"
+            else ""
+        )
 
     head = "".join(f'<th style="{width(c)}{align(c)}">{escape(c)}</th>' for c in columns)
     body = "".join(
         "<tr>"
         + "".join(
-            f'<td style="{align(c)}">{_cell(row.get(c), style[c], largest[c], now)}</td>' for c in columns
+            f'<td style="{align(c)}">{_cell(row.get(c), style[c], largest[c], now)}</td>'
+            for c in columns
         )
         + "</tr>"
         for row in rows[:room]
     )
     foot = ""
     if footer["show"]:
-        sums = {
-            c: sum(row[c] for row in rows if isinstance(row.get(c), float))  # type: ignore[misc]
-            for c in footer["fields"]
-        }
-        foot = "<tr class='foot'>" + "".join(
-            f'<td style="{align(c)}">{escape(text(sums[c], style[c]["unit"], style[c]["decimals"], now)) if c in sums else ""}</td>'
-            for c in columns
-        ) + "</tr>"
+        sums = {c: sum(_figures(rows, c)) for c in footer["fields"]}
+        foot = (
+            "<tr class='foot'>"
+            + "".join(
+                f'<td style="{align(c)}">{_sum(sums.get(c), style[c], now)}</td>' for c in columns
+            )
+            + "</tr>"
+        )
     more = f'<div class="more">{len(rows) - room} more rows</div>' if len(rows) > room else ""
     return f'<table class="data"><tr>{head}</tr>{body}{foot}</table>{more}'
+
+
+def _figures(rows: Sequence[Mapping[str, Cell]], column: str) -> list[float]:
+    return [it for row in rows if isinstance(it := row.get(column), float)]
+
+
+def _sum(value: float | None, style: Json, now: float) -> str:
+    return "" if value is None else escape(text(value, style["unit"], style["decimals"], now))
 
 
 def _sortable(value: Cell) -> float:

@@ -45,14 +45,15 @@ def text(value: float, unit: str, decimals: int | None, now: float) -> str:
     return _scaled(value, plain, decimals)
 
 
-def _scaled(
-    value: float, names: tuple[str, ...], decimals: int | None, base: float = 1000
-) -> str:
+def _scaled(value: float, names: tuple[str, ...], decimals: int | None, base: float = 1000) -> str:
     place = 0
     while abs(value) >= base and place < len(names) - 1:
         value /= base
         place += 1
-    return _digits(value, decimals if place == 0 or decimals is None else max(decimals, 2)) + names[place]
+    return (
+        _digits(value, decimals if place == 0 or decimals is None else max(decimals, 2))
+        + names[place]
+    )
 
 
 def _digits(value: float, decimals: int | None) -> str:
@@ -74,7 +75,7 @@ def _duration(value: float, decimals: int | None) -> str:
 
 def _from_now(seconds: float) -> str:
     for size, name in _TIMES:
-        if abs(seconds) >= size and size > 1:
+        if abs(seconds) >= size > 1:
             count = round(abs(seconds) / size)
             words = f"{count} {name}" if count > 1 else f"a {name[:-1]}"
             return f"in {words}" if seconds > 0 else f"{words} ago"
