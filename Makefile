@@ -55,6 +55,12 @@ demo: ## a simulated 8-GPU node, a real Prometheus and the pages it sends; Ctrl-
 	@scripts/bootstrap.sh python prometheus alertmanager
 	@scripts/demo.sh
 
+.PHONY: pictures
+pictures: ## every Grafana board drawn from a played day: .cache/pictures/*.png
+	@scripts/bootstrap.sh python prometheus chromium
+	GPUCOST_PICTURES=.cache/pictures $(PY) -m pytest tests/integration/test_boards.py
+	@ls .cache/pictures/*.png
+
 .PHONY: slow
 slow: ready ## the tests that take minutes: a price list of 2 GB
 	$(PY) -m pytest -m slow

@@ -2,7 +2,7 @@
 # Brings what the Makefile's targets need to a machine that has git and make, and nothing more:
 # Debian 12+ or Ubuntu 24.04+. Without root it asks for what only root can install, in one line.
 #
-#   scripts/bootstrap.sh [python] [compiler] [prometheus] [alertmanager] [cluster] [lock] [bench] [fuzz]
+#   scripts/bootstrap.sh [python] [compiler] [prometheus] [alertmanager] [chromium] [cluster] [lock] [bench] [fuzz]
 #
 # What is there already is left alone, and a run with nothing to do uses no network. Everything
 # it makes lies in .venv and .cache of the checkout.
@@ -258,20 +258,27 @@ missing_programs() {
   command -v mmdebstrap >/dev/null || echo mmdebstrap
 }
 
+# The boards are drawn by a browser. Ubuntu's own package of it is a snap, which a test cannot use:
+# there put a chromium or google-chrome on PATH, or name it in GPUCOST_CHROMIUM.
+has_chromium() {
+  [ -n "${GPUCOST_CHROMIUM:-}" ] || command -v chromium || command -v google-chrome
+} >/dev/null
+
 missing_packages() { # NEED...
   local need
   find_python >/dev/null || echo python3-venv
   for need in "$@"; do
     [ "$need" != compiler ] || can_compile || echo gcc libc6-dev
     [ "$need" != cluster ] || missing_programs
+    [ "$need" != chromium ] || has_chromium || echo chromium fonts-dejavu-core
   done
 }
 
 needs=("${@:-python}")
 for need in "${needs[@]}"; do
   case $need in
-  python | compiler | prometheus | alertmanager | cluster | lock | bench | fuzz) ;;
-  *) die "knows no '$need'; one of: python compiler prometheus alertmanager cluster lock bench fuzz" ;;
+  python | compiler | prometheus | alertmanager | chromium | cluster | lock | bench | fuzz) ;;
+  *) die "knows no '$need'; one of: python compiler prometheus alertmanager chromium cluster lock bench fuzz" ;;
   esac
 done
 
@@ -284,5 +291,5 @@ if [ -n "$missing" ]; then
   [ -z "$missing" ] || die "install first: apt-get install $missing (Debian 12+ or Ubuntu 24.04+; elsewhere Python >= 3.11 with venv, and gcc with headers)"
 fi
 for need in "${needs[@]}"; do
-  case $need in compiler | cluster) ;; *) "need_$need" ;; esac
+  case $need in compiler | chromium | cluster) ;; *) "need_$need" ;; esac
 done

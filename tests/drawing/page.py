@@ -107,28 +107,22 @@ def _stat(panel: Json, lines: list[Line], box: Box) -> str:
     return f'{behind}<div class="stat" style="{style}">{escape(shown)}</div>'
 
 
-def chromium() -> str:
-    """The browser's path. Raises FileNotFoundError with what to do."""
-    found = (
-        os.environ.get("GPUCOST_CHROMIUM")
-        or shutil.which("chromium")
-        or shutil.which("chromium-browser")
-        or shutil.which("google-chrome")
-    )
-    if found is None:
-        raise FileNotFoundError(
-            "no chromium on PATH. Run: scripts/bootstrap.sh chromium, or set GPUCOST_CHROMIUM"
-        )
-    return found
+def chromium() -> str | None:
+    """The browser's path: GPUCOST_CHROMIUM, or from PATH."""
+    names = ("chromium", "google-chrome")
+    found = (shutil.which(name) for name in names)
+    return os.environ.get("GPUCOST_CHROMIUM") or next(filter(None, found), None)
 
 
 def picture(address: str, to: Path, width: int, height: int) -> None:
     """A picture of what the browser shows at this address."""
+    browser = chromium()
+    assert browser, "no chromium on PATH. Run: scripts/bootstrap.sh chromium"
     to.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         done = subprocess.run(
             [
-                chromium(),
+                browser,
                 "--headless=new",
                 "--no-sandbox",
                 "--disable-gpu",
