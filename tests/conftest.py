@@ -6,6 +6,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 import fake_nvml
 from gpucost.config import Nvml
@@ -14,6 +15,10 @@ from gpucost.sources.nvml import NvmlSource
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+# How long an example takes is the machine's load, not the code's fault.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # A shell without job control starts what it puts in the background with SIGINT ignored, programs
 # inherit that, and bash cannot even trap it then: the programs under test could not be stopped
