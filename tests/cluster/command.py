@@ -10,7 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from cluster import images, prerequisites, programs
+from cluster import images, operators, prerequisites, programs
 from cluster.failure import ClusterError
 from cluster.machine import close_machine, entering, is_open, open_machine
 from cluster.node import bring_up
@@ -115,6 +115,7 @@ def run_with_cluster(place: Place, words: Sequence[str]) -> int:
     if "KUBECONFIG" in os.environ:
         return subprocess.run(words, check=False).returncode
     was_open = is_open(place)
+    operators.prepare(place.programs)  # before there is no network
     up(place)
     try:
         return enter_machine(place, words)

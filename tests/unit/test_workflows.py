@@ -1,0 +1,63 @@
+"""The workflows are what they say: bounded, with least rights, and of the chart as it is."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from helm_chart import CHART
+from programs import ROOT
+
+WORKFLOWS = {
+    path.stem: yaml.safe_load(path.read_text())
+    for path in sorted((ROOT / ".github/workflows").glob("*.yaml"))
+}
+JOBS = [
+    (f"{name}/{job}", jobs)
+    for name, flow in WORKFLOWS.items()
+    for job, jobs in flow["jobs"].items()
+]
+TARGETS = set(re.findall(r"(?m)^([a-z0-9-]+):", (ROOT / "Makefile").read_text()))
+
+
+def words(job: dict[str, Any]) -> str:
+    return "\n".join(step.get("run", "") for step in job["steps"])
+
+
+@pytest.mark.parametrize(("name", "job"), JOBS)
+def test_a_job_is_bounded_and_has_the_rights_that_it_says(name: str, job: dict[str, Any]) -> None:
+    assert job["timeout-minutes"] <= 120, name
+    assert all(flow["permissions"] == {"contents": "read"} for flow in WORKFLOWS.values())
+    for step in job["steps"]:
+        action = step.get("uses", "")
+        assert not action or re.fullmatch(r"[\w-]+/[\w-]+@v\d+", action)
+        if action.startswith("actions/checkout"):
+            assert step["with"]["persist-credentials"] is False
+        # What a pull request can choose never stands in a command.
+        assert "${{" not in step.get("run", "")
+
+
+@pytest.mark.parametrize(("name", "job"), JOBS)
+def test_a_job_calls_targets_that_there_are(name: str, job: dict[str, Any]) -> None:
+    for target in re.findall(r"\bmake ([a-z0-9-]+)", words(job)):
+        assert target in TARGETS, name
+
+
+def test_the_release_finds_in_the_chart_what_it_replaces_there() -> None:
+    said = words(WORKFLOWS["release"]["jobs"]["chart"])
+    values = (CHART / "values.yaml").read_text()
+    for line in re.findall(r"s\|\^(.*?)\|", said):
+        assert len(re.findall(f"(?m)^{line.replace(chr(92), '')}", values)) == 1, line
+
+
+def test_image_and_chart_are_signed_by_digest_with_an_sbom() -> None:
+    jobs = WORKFLOWS["release"]["jobs"]
+    [build] = [step for step in jobs["image"]["steps"] if "build-push" in step.get("uses", "")]
+    assert build["with"]["sbom"] is True
+    assert set(build["with"]["platforms"].split(",")) == {"linux/amd64", "linux/arm64"}
+    for job in ("image", "chart"):
+        assert re.search(r'cosign sign --yes "\S+@\$(DIGEST|digest)"', words(jobs[job]))
+        assert jobs[job]["permissions"]["id-token"] == "write"
