@@ -100,8 +100,9 @@ e2e: ## the steps on that node, or on the cluster of KUBECONFIG; STEP=words for 
 	$(CLUSTER) run $(PY) -m pytest tests/e2e $(if $(STEP),-k '$(STEP)')
 
 .PHONY: e2e-long
-e2e-long: ## the steps that take long
+e2e-long: ## the steps that take long: KEDA, prometheus-operator, upgrades
 	@scripts/bootstrap.sh python compiler cluster
+	$(CLUSTER) programs --operators
 	$(CLUSTER) run $(PY) -m pytest tests/e2e -m slow $(if $(STEP),-k '$(STEP)')
 
 .PHONY: lock

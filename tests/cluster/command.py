@@ -34,7 +34,10 @@ def main(words: Sequence[str]) -> int:
     commands.add_parser("up", help="bring the cluster up; does what is left to do if it is")
     commands.add_parser("down", help="end it and leave nothing")
     commands.add_parser("status", help="say whether it is up")
-    commands.add_parser("programs", help="build the programs and images, and start nothing")
+    built = commands.add_parser("programs", help="build programs and images, and start nothing")
+    built.add_argument(
+        "--operators", action="store_true", help="KEDA, prometheus-operator, Alertmanager too"
+    )
     commands.add_parser("inside", help=argparse.SUPPRESS)
     for name, what in (
         ("enter", "run a command inside, as on the node itself"),
@@ -54,7 +57,7 @@ def main(words: Sequence[str]) -> int:
                 print(f"cluster: {'up' if is_open(place) else 'down'}")
             case "programs":
                 prerequisites.require(place)
-                _programs(place)
+                _programs(place, with_operators=chosen.operators)
             case "inside":
                 bring_up(place)
             case "enter":
@@ -115,7 +118,6 @@ def run_with_cluster(place: Place, words: Sequence[str]) -> int:
     if "KUBECONFIG" in os.environ:
         return subprocess.run(words, check=False).returncode
     was_open = is_open(place)
-    operators.prepare(place.programs)  # before there is no network
     up(place)
     try:
         return enter_machine(place, words)
@@ -124,7 +126,9 @@ def run_with_cluster(place: Place, words: Sequence[str]) -> int:
             close_machine(place)
 
 
-def _programs(place: Place) -> None:
+def _programs(place: Place, *, with_operators: bool = False) -> None:
     programs.build((*programs.FOR_CLUSTER, *programs.FOR_TESTS), place.programs)
     programs.debian(place.programs)
     images.make_images(place.programs)
+    if with_operators:
+        operators.prepare(place.programs)

@@ -21,6 +21,7 @@ from cluster.programs import (
     FOR_OPERATORS,
     KEDA,
     KUBERNETES,
+    PROMETHEUS,
     PROMETHEUS_OPERATOR,
     build,
     program,
@@ -35,6 +36,8 @@ NOBODY = "65532:65532"
 KEDA_IMAGE = "localhost/keda:1"
 OPERATOR_IMAGE = "localhost/prometheus-operator:1"
 RELOADER_IMAGE = "localhost/prometheus-config-reloader:1"
+# The operator mounts the data at /prometheus, where the plain image has the program.
+PROMETHEUS_IMAGE = "localhost/prometheus-operated:1"
 ALERTMANAGER_IMAGE = "localhost/alertmanager:1"
 
 # Image, and its files with the programs they are.
@@ -48,6 +51,7 @@ _IMAGES: dict[str, tuple[Module, Mapping[str, str]]] = {
         PROMETHEUS_OPERATOR,
         {"/bin/prometheus-config-reloader": "prometheus-config-reloader"},
     ),
+    PROMETHEUS_IMAGE: (PROMETHEUS, {"/bin/prometheus": "prometheus"}),
     ALERTMANAGER_IMAGE: (ALERTMANAGER, {"/bin/alertmanager": "alertmanager"}),
 }
 
@@ -122,7 +126,7 @@ def _read(module: Module, cache: Path) -> list[Object]:
     try:
         text = _manifest(module, cache).read_text()
     except OSError as error:
-        raise ClusterError(f"{module.name} is not prepared: {error}. Run: make e2e") from error
+        raise ClusterError(f"{module.name} is not prepared: {error}. Run: make e2e-long") from error
     return [each for each in yaml.load_all(text, yaml.CSafeLoader) if each]
 
 

@@ -72,7 +72,7 @@ apiVersion: monitoring.coreos.com/v1
 kind: Prometheus
 metadata: {{name: watched, namespace: {NAMESPACE}}}
 spec:
-  image: localhost/prometheus:1
+  image: {operators.PROMETHEUS_IMAGE}
   imagePullPolicy: Never
   version: v3.5.0
   replicas: 1
