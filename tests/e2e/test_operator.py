@@ -236,10 +236,10 @@ def test_from_the_first_chart_and_back_and_away(evidence: Evidence) -> None:
         kinds = (
             "daemonsets,pods,services,configmaps,secrets,serviceaccounts,networkpolicies,cronjobs"
         )
-        left = kube("get", kinds, "-n", namespace, "-l", f"app.kubernetes.io/instance={name}")
-        assert left == ""
-        roles = "clusterroles,clusterrolebindings"
-        assert kube("get", roles, "-l", f"app.kubernetes.io/instance={name}") == ""
+        ours = ("-l", f"app.kubernetes.io/instance={name}")
+        assert kube("get", "clusterroles,clusterrolebindings", *ours) == ""
+        # Pods of a DaemonSet go after it.
+        kube.wait("nothing left", lambda: kube("get", kinds, "-n", namespace, *ours) == "")
     finally:
         kube("delete", "namespace", namespace, timeout=180)
 
