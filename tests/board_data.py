@@ -26,6 +26,15 @@ budgets:
   - {name: search, usd_per_month: 11500, match: {team: search}}
 targets:
   - {namespace: serving, workload: chat, usd_per_request: 0.0008}
+scaling:
+  - namespace: serving
+    workload: chat
+    cluster: demo
+    requests_per_replica: 12
+    usd_per_request: 0.0015
+    usd_per_hour: 21
+    min_replicas: 1
+    max_replicas: 4
 energy: {carbon_grams_per_kwh: 360, pue_ratio: 1.2}
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dashboards.build.board import Board, Variable, link
 from dashboards.build.panels import (
+    BLUE,
     NUMBER,
     RATIO,
     REQUESTS_PER_SECOND,
@@ -13,6 +14,7 @@ from dashboards.build.panels import (
     chart,
     coloured,
     stat,
+    timeline,
 )
 from dashboards.build.promql import CLUSTER, hourly, usd
 from dashboards.build.tables import Column, Label, table
@@ -35,6 +37,45 @@ TARGETS = {
         {"id": "color", "value": {"mode": "fixed", "fixedColor": "#C4162A"}},
     ],
 }
+
+
+UNSCALED = "no service is scaled on cost"
+SCALING = tuple(
+    {
+        "matcher": {"id": "byRegexp", "options": f"/: {name}$/"},
+        "properties": [
+            {"id": "color", "value": {"mode": "fixed", "fixedColor": colour}},
+            {"id": "custom.lineWidth", "value": width},
+        ],
+    }
+    for name, colour, width in (
+        ("there", "#8AB8FF", 3),
+        ("wanted", "#56A64B", 2),
+        ("need", "#F2CC0C", 1),
+        ("affordable", "#B877D9", 1),
+        ("budget", "#E5731B", 1),
+        ("maximum", "#8E8E9B", 1),
+    )
+)
+THRESHOLDS = {
+    "matcher": {"id": "byRegexp", "options": "/(above|below)$/"},
+    "properties": [
+        {"id": "custom.lineStyle", "value": {"dash": [8, 6], "fill": "dash"}},
+        {"id": "custom.fillOpacity", "value": 0},
+        {"id": "color", "value": {"mode": "fixed", "fixedColor": "#8E8E9B"}},
+    ],
+}
+
+
+def _threshold(which: str) -> str:
+    return (
+        f"scaling:gpucost_replicas:count{{{ON}}}"
+        f" * on (cluster, namespace, workload) scaling:gpucost_{which}_ratio:setting"
+    )
+
+
+def _now(recorded: str) -> str:
+    return f"max by (namespace, workload) ({recorded}{{{ON}}})"
 
 
 def _by_model(metric: str, more: str = "") -> str:
@@ -348,6 +389,105 @@ BOARD = Board(
                     width=8,
                     decimals=1,
                     may_be_empty=NOTHING,
+                ),
+            ),
+        ),
+        Row(
+            "Scaling on cost",
+            (
+                chart(
+                    "Replicas: what the load needs, the traffic pays for and the budget allows",
+                    "Need is what the load asks for; affordable, what the traffic pays for at the"
+                    " stated cost per request; budget, what the stated dollars an hour allow. The"
+                    " smallest of them rules, within minimum and maximum.",
+                    (
+                        Query(f"scaling:gpucost_replicas:count{{{ON}}}", "{{workload}}: there"),
+                        Query(f"scaling:gpucost_replicas:desired{{{ON}}}", "{{workload}}: wanted"),
+                        Query(f"scaling:gpucost_need_replicas:value{{{ON}}}", "{{workload}}: need"),
+                        Query(
+                            f"scaling:gpucost_affordable_replicas:value{{{ON}}}",
+                            "{{workload}}: affordable",
+                        ),
+                        Query(
+                            f"scaling:gpucost_budget_replicas:value{{{ON}}}", "{{workload}}: budget"
+                        ),
+                        Query(
+                            f"scaling:gpucost_max_replicas:setting{{{ON}}}", "{{workload}}: maximum"
+                        ),
+                    ),
+                    NUMBER,
+                    width=16,
+                    height=9,
+                    decimals=0,
+                    style="steps",
+                    overrides=SCALING,
+                    may_be_empty=UNSCALED,
+                ),
+                chart(
+                    "Load, in full replicas",
+                    "Requests over what one replica can work on, or the GPUs' activity. Between the"
+                    " dashed thresholds the present number of replicas is held.",
+                    (
+                        Query(f"scaling:gpucost_load_replicas:ratio{{{ON}}}", "{{workload}}"),
+                        Query(_threshold("up"), "{{workload}}: more above"),
+                        Query(_threshold("down"), "{{workload}}: fewer below"),
+                    ),
+                    NUMBER,
+                    width=8,
+                    height=9,
+                    decimals=2,
+                    overrides=(THRESHOLDS,),
+                    may_be_empty=UNSCALED,
+                ),
+                timeline(
+                    "Which one rules",
+                    "The answer that the wanted number of replicas comes from. Several, where they"
+                    " agree.",
+                    (
+                        Query(
+                            f"max by (namespace, workload, rule) (scaling:gpucost_rule:info{{{ON}}})",
+                            "{{workload}}: {{rule}}",
+                        ),
+                    ),
+                    ((1, "rules", BLUE),),
+                    width=12,
+                    height=7,
+                    may_be_empty=UNSCALED,
+                ),
+                table(
+                    "Scaled services",
+                    "What each is scaled by, now.",
+                    (Label("workload", "Workload"), Label("namespace", "Namespace")),
+                    (
+                        Column("There", _now("scaling:gpucost_replicas:count"), NUMBER, decimals=0),
+                        Column(
+                            "Wanted", _now("scaling:gpucost_replicas:desired"), NUMBER, decimals=0
+                        ),
+                        Column(
+                            "Need", _now("scaling:gpucost_need_replicas:value"), NUMBER, decimals=0
+                        ),
+                        Column(
+                            "Affordable",
+                            _now("scaling:gpucost_affordable_replicas:value"),
+                            NUMBER,
+                            decimals=0,
+                        ),
+                        Column(
+                            "Budget",
+                            _now("scaling:gpucost_budget_replicas:value"),
+                            NUMBER,
+                            decimals=0,
+                        ),
+                        Column(
+                            "Replica, per hour",
+                            usd(_now("scaling:gpucost_replica_usd_per_hour:last")),
+                            USD,
+                            decimals=2,
+                        ),
+                    ),
+                    width=12,
+                    height=7,
+                    may_be_empty=UNSCALED,
                 ),
             ),
         ),

@@ -179,7 +179,8 @@ def _times(box: Box, width: float) -> list[float]:
         if span / it <= room
     )
     first = math.ceil(box.start / step) * step
-    return [at for at in range(int(first), int(box.end) + 1, step) if at - box.start > step * 0.2]
+    last = box.end - 0.02 * span  # its word would stand outside
+    return [at for at in range(int(first), int(last) + 1, step) if at - box.start > step * 0.2]
 
 
 def _runs(line: Line, step: float) -> list[list[tuple[float, float]]]:
