@@ -52,6 +52,8 @@ class Engines:
         """What they answer at a moment after the last, by pod; `active` is how active each is."""
         seconds = 0.0 if self._at is None else at - self._at
         self._at = at
+        # The engine of a pod that comes again under its name counts anew.
+        self._done = {key: done for key, done in self._done.items() if key in pods}
         out = {}
         for key, pod in pods.items():
             if pod.workload not in SERVED:

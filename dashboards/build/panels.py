@@ -127,6 +127,7 @@ def stat(
         width=width,
         height=4,
         decimals=decimals,
+        minimum=0 if trend else None,  # of the trend: else it would magnify the noise of floats
         thresholds=thresholds,
         color="thresholds",
         mappings=mappings,

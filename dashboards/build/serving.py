@@ -146,7 +146,6 @@ BOARD = Board(
                     "Requests in the engines' queues.",
                     f"sum(max without (instance, job) (gpucost_pod_requests_waiting{{{ON}}}))",
                     NUMBER,
-                    thresholds=((None, "#56A64B"), (10, "#E0B400"), (50, "#C4162A")),
                     may_be_empty=NOTHING,
                 ),
                 stat(

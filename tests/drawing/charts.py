@@ -167,7 +167,9 @@ def _tick_decimals(unit: str, ticks: list[float]) -> int | None:
     if unit == "currencyUSD":
         step = ticks[1] - ticks[0]
         return 0 if step >= 1 else min(9, math.ceil(-math.log10(step) - 1e-9) + 1)
-    return 0 if unit == "percentunit" else None
+    if unit == "percentunit":
+        return max(0, math.ceil(-math.log10(ticks[1] - ticks[0]) - 2 - 1e-9))
+    return None
 
 
 def _times(box: Box, width: float) -> list[float]:
@@ -383,9 +385,9 @@ def timeline(panel: Json, lines: Sequence[Line], box: Box) -> str:
 def trend(line: Line, colour: str, box: Box) -> str:
     """The course behind a figure."""
     values = [v for _, v in line.points]
-    low, high = min(values), max(values)
+    low, high = min(0.0, *values), max(values)
     if high == low:
-        low, high = low - 1, high + 1
+        high = low + 1
     plot = _Plot(0, 4, box.width, box.height - 4, low, high, box)
     run = [(plot.x(at), plot.y(v)) for at, v in line.points]
     if len(run) < 2:

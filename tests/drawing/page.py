@@ -128,6 +128,7 @@ def picture(address: str, to: Path, width: int, height: int) -> None:
                 "--disable-gpu",
                 "--disable-dev-shm-usage",
                 "--hide-scrollbars",
+                "--run-all-compositor-stages-before-draw",
                 "--no-first-run",
                 "--disable-extensions",
                 "--disable-background-networking",
