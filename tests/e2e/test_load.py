@@ -11,16 +11,18 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
 
+from cluster import programs
 from cluster.place import API_URL, Place
+from e2e.kube import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from e2e.kube import Kube
 
@@ -89,6 +91,7 @@ def _fake_nodes(api: _Api, kube: Kube, folder: Path) -> Iterator[None]:
     """Fifty nodes of KWOK with a hundred running pods each."""
     kubeconfig = os.environ["KUBECONFIG"]
     options = ["--manage-all-nodes=false", "--manage-nodes-with-label-selector=type=kwok"]
+    options += [f"--config={stage}" for stage in _stages()]
     with (folder / "kwok.log").open("wb") as log:
         kwok = subprocess.Popen(
             ["kwok", f"--kubeconfig={kubeconfig}", *options], stdout=log, stderr=log
@@ -110,6 +113,17 @@ def _fake_nodes(api: _Api, kube: Kube, folder: Path) -> Iterator[None]:
         kube.wait("they are gone", lambda: _running(kube) == 0, 300)
         kwok.send_signal(signal.SIGTERM)
         kwok.wait(30)
+
+
+def _stages() -> Iterator[Path]:
+    """How KWOK's own project plays nodes and pods, from its module."""
+    module = programs.KWOK.folder
+    found = run("go", "-C", str(module), "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok")
+    stages = Path(found.strip()) / "kustomize/stage"
+    yield stages / "node/fast/node-initialize.yaml"
+    yield stages / "node/heartbeat/node-heartbeat.yaml"
+    yield stages / "pod/fast/pod-ready.yaml"
+    yield stages / "pod/fast/pod-delete.yaml"
 
 
 @contextmanager
