@@ -19,7 +19,7 @@ from cluster.place import Place
 from e2e.gpus import Gpus
 from e2e.kube import CHART, Evidence, Kube, run
 from e2e.pace import SCRAPE_SECONDS
-from e2e.prom import Prometheus
+from e2e.prom import Prometheus, reach
 from e2e.truth import Truth
 
 if TYPE_CHECKING:
@@ -82,10 +82,7 @@ def release() -> None:
 @pytest.fixture
 def prometheus(kube: Kube, evidence: Evidence) -> Prometheus:
     """The cluster's Prometheus, once it has scraped every exporter."""
-    service = kube.get("-n", "monitoring", "service", "prometheus")
-    found = Prometheus(f"http://{service['spec']['clusterIP']}:9090", evidence)
-    kube.wait("Prometheus scrapes", lambda: (found.value("sum(up) > 0") or 0) > 0)
-    return found
+    return reach(kube, evidence)
 
 
 @pytest.fixture

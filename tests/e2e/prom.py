@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import requests
 
 if TYPE_CHECKING:
-    from e2e.kube import Evidence
+    from e2e.kube import Evidence, Kube
 
 
 class Prometheus:
@@ -44,3 +44,11 @@ class Prometheus:
         if len(found) > 1:
             raise ValueError(f"{query} gives {len(found)} series")
         return next(iter(found.values()), None)
+
+
+def reach(kube: Kube, evidence: Evidence) -> Prometheus:
+    """The Prometheus that the steps installed, once it has scraped every exporter."""
+    service = kube.get("-n", "monitoring", "service", "prometheus")
+    found = Prometheus(f"http://{service['spec']['clusterIP']}:9090", evidence)
+    kube.wait("Prometheus scrapes", lambda: (found.value("sum(up) > 0") or 0) > 0)
+    return found
