@@ -241,7 +241,7 @@ class Holding(Value, frozen=True):
     `attribution.DeviceIndex` knows them. `resource` is the extended resource's name, or empty.
     `claim` is the DRA claim by which it is held (`<namespace>/<name>`, and its share where it has
     one: it is then `shareable` with other claims), `fraction` the part of the device that was
-    reserved where that is stated; None where the id says it.
+    reserved by it where that is stated; None where the id says it.
     """
 
     holder: Holder
@@ -270,7 +270,8 @@ class Claimable(Value, frozen=True):
 
     A GPU has its UUID, and so has a MIG device that is there already; one that is made when it is
     claimed has none, and is known by its parent's UUID, its profile and where it begins
-    (`placement`, in memory slices).
+    (`placement`, in memory slices). `capacity` is what there is of it to be consumed, by name
+    (bytes of `memory`, ...).
     """
 
     kind: str
@@ -278,12 +279,14 @@ class Claimable(Value, frozen=True):
     parent_uuid: str | None = None
     profile: str | None = None
     placement: int | None = None
+    capacity: Mapping[str, float] = {}
 
 
 class ClaimResult(Value, frozen=True):
     """A device that the scheduler gave to a claim, and for which of its requests.
 
-    An `admin` one is for looking after the device: it does not hold it.
+    An `admin` one is for looking after the device: it does not hold it. `consumed` is what it takes
+    of the device's capacities, empty where it takes the device.
     """
 
     request: str
@@ -291,6 +294,7 @@ class ClaimResult(Value, frozen=True):
     device: str
     share_id: str = ""
     admin: bool = False
+    consumed: Mapping[str, float] = {}
 
 
 class Holdings(Value, frozen=True):
