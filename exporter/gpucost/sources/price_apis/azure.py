@@ -94,6 +94,17 @@ def parse_page(text: bytes, url: str) -> _Page:
         raise changed(url, f"not a page of prices: {error}") from error
 
 
+def _is_linux(product: str) -> bool:
+    """As `Virtual Machines NCads H100 v5 Series` and `NCads A100 v4 Series Linux` are.
+
+    And `... Windows`, `... Cloud Services` and `... Dedicated Host` are not.
+    """
+    return product.endswith(" Linux") or (
+        product.startswith("Virtual Machines ")
+        and not product.endswith((" Windows", "CloudServices", " Cloud Services", "Dedicated Host"))
+    )
+
+
 def offers_of(items: Iterable[_Item], wanted: Wanted) -> Iterator[Offer]:
     """The Linux machines with GPUs, by the hour."""
     for item in items:
@@ -106,8 +117,7 @@ def offers_of(items: Iterable[_Item], wanted: Wanted) -> Iterator[Offer]:
             and item.type == "Consumption"
             and item.is_primary_meter_region
             and not item.tier_minimum_units
-            and item.product_name.startswith("Virtual Machines")
-            and not item.product_name.endswith(("Windows", "CloudServices", "Dedicated Host"))
+            and _is_linux(item.product_name)
             and not item.meter_name.endswith("Low Priority")
             and not item.sku_name.endswith("Low Priority")
         ):

@@ -37,6 +37,8 @@ PARTS = {
     "VM.GPU.A10.1": "B95909",
     "VM.GPU.A10.2": "B95909",
     "BM.GPU.H100.8": "B98415",
+    "BM.GPU.H200.8": "B110519",
+    "BM.GPU.L40S.4": "B109479",
 }
 """Shape to the part number whose price each of its GPUs has."""
 
