@@ -15,10 +15,12 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
+from helm_chart import install
 from programs import ROOT, program
 from scaled_service import STEP, Moment, Service, run
-from scaling_law import Law, Seen, affordable, budget, desired, need
+from scaling_law import Law, Seen, affordable, budget, desired, formula, need
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,6 +148,34 @@ def test_the_twin_says_what_the_rules_say(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, (ran.stdout + ran.stderr)[-3000:]
     assert {len(samples) for samples in expected.values()} != {0}
+
+
+def test_the_formula_that_keda_gets_is_the_twins() -> None:
+    release = install("""
+rules: {method: configMap}
+scaling:
+  prometheus: {serverAddress: "http://prometheus:9090"}
+  targets:
+    - name: chat
+      namespace: serving
+      minReplicas: 1
+      maxReplicas: 9
+      usdPerHour: 13
+      usdPerRequest: 0.001
+""")
+    given = release.one("ScaledObject")["spec"]["advanced"]["scalingModifiers"]["formula"]
+    for law, seen in situations(300):
+        both = structs.replace(law, usd_per_hour=13.0, usd_per_request=0.001)
+        paid = affordable(both, seen)
+        triggers = {
+            "need": need(both, seen),
+            "affordable": 1_000_000 if paid is None else paid,  # as its query says
+            "budget": budget(both, seen),
+            "awake": int(seen.awake),
+        }
+        if triggers["need"] is not None:  # else KEDA's fallback
+            said = eval(given, {"min": min, "max": max}, triggers)  # noqa: S307 - the chart's own
+            assert said == formula(both, seen)
 
 
 # --- Laws of the law --------------------------------------------------------------------------
