@@ -342,6 +342,21 @@ def test_a_large_budget_is_kept_within_the_hpas_tolerance() -> None:
     assert 76 <= dear <= 88
 
 
+def test_a_price_that_rises_takes_replicas_away_until_the_budget_holds() -> None:
+    rise = 3 * HOUR
+    service = Service(
+        law=LAW,
+        arrivals=steady(40.0),
+        usd_per_hour=lambda second: 8.0 if second >= rise else 4.0,
+    )
+    moments = run(service, 6 * HOUR)
+    assert moments[int(rise / STEP) - 1].wanted == 6
+    late = (
+        service.scale_down_seconds + 5 * STEP
+    )  # the HPA's window, and what is so until it is read
+    assert {each.wanted for each in moments if each.second > rise + late} == {3}
+
+
 def test_without_metrics_what_runs_goes_on() -> None:
     law = Law(requests_per_replica=10, max_replicas=20)
     service = Service(law=law, arrivals=steady(5.0), lost=lambda second: second > 2 * HOUR)
