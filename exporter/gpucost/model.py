@@ -523,7 +523,8 @@ class Snapshot(Value, frozen=True):
     without Kubernetes it is empty, for there nobody can hold. `pods` is None without the API
     server, keyed by (namespace, name). `node_known` is False until the Node was read.
     `clock_seconds` is the moment on the monotonic clock; `engines` is what the inference servers
-    in pods said last, the same mapping until one says something new.
+    in pods said last, the same mapping until one says something new. `ended` is when the last
+    pods that ended did, Unix time by UID.
     """
 
     wall_time: float
@@ -536,6 +537,7 @@ class Snapshot(Value, frozen=True):
     problems: tuple[Problem, ...] = ()
     clock_seconds: float = 0.0
     engines: Mapping[tuple[str, str], EngineReading] = {}
+    ended: Mapping[str, float] = {}
 
 
 # --- Who pays ---------------------------------------------------------------------------------

@@ -89,6 +89,7 @@ class Machine:
         self._present: list[Job] = []
         self._shown: tuple[Holdings, dict[tuple[str, str], Pod]] | None = None
         self._shown_until = born
+        self._ended: dict[str, float] = {}
         self.report: Report | None = None
         self._seen_at = 0.0
         self._kept: bytes | None = None
@@ -166,6 +167,8 @@ class Machine:
         for job in self._present:
             ratios[job.gpu] += job.work(since, now) / length
         if self._shown is None or now >= self._shown_until:
+            # As the API server writes moments: in whole seconds.
+            self._ended = {it.holder.pod: int(it.end) for it in self._present if it.end <= now}
             self._present = [job for job in self._present if job.end > now]
             self._shown = self._holders(now)
             changes = [job.end for job in self._present]
@@ -184,6 +187,7 @@ class Machine:
             ),
             holdings=holdings,
             pods=pods,
+            ended=self._ended,
         )
 
     def _holders(self, now: float) -> tuple[Holdings, dict[tuple[str, str], Pod]]:
@@ -201,7 +205,7 @@ class Machine:
                 workload=job.workload,
                 workload_kind="Deployment",
                 team=job.holder.namespace,
-                started_at=float(int(job.start)),  # as the API server writes a moment
+                started_at=int(job.start),
                 ready=now >= job.ready,
                 ready_probe=True,
                 containers=(ContainerStatus("main", running=True),),

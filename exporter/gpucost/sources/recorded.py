@@ -27,7 +27,13 @@ from gpucost.sources.dcgm import parse_dcgm
 from gpucost.sources.dra_objects import ClaimList, SliceList, devices_of, results_by_claim
 from gpucost.sources.engine_endpoints import engine_table
 from gpucost.sources.engine_page import parse_engine_page
-from gpucost.sources.kube_objects import PodList, decode, parse_node, parse_pod_list
+from gpucost.sources.kube_objects import (
+    PodList,
+    decode,
+    parse_ends,
+    parse_node,
+    parse_pod_list,
+)
 from gpucost.sources.podresources import (
     parse_allocatable_json,
     parse_holdings,
@@ -352,6 +358,7 @@ class RecordedNode:
                 self.config.kubelet.resource_names,
                 self.config.requests,
             ),
+            ended={} if pods is None else parse_ends(pods),
         )
 
     def _once(
