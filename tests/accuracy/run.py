@@ -18,6 +18,8 @@ import random
 import sys
 import tempfile
 import time
+from array import array
+from bisect import bisect_left
 from collections import defaultdict
 from pathlib import Path
 from statistics import median, quantiles
@@ -43,6 +45,8 @@ DAY = 86_400.0
 DAYS_BEGIN_EVERY = 6 * 3600.0
 MIN_POD_SECONDS = 120.0
 LINGER_SECONDS = 300.0
+AWAY_SECONDS = 120.0
+"""Two scrapes of a minute: a node that was not scraped for longer was not only between two."""
 PLAYED_ON_SECONDS = 600.0
 """After the month's end, until all of it is shown and its last pods' counters have ended."""
 CRASH_EVERY_SECONDS = 24 * 3600.0
@@ -52,8 +56,6 @@ GAP_SECONDS = (60.0, 3600.0)
 ROLLOUT_EVERY_SECONDS = 20 * 3600.0
 TOGETHER_SECONDS = 1200.0
 """No processor is further ahead than this: Prometheus takes no samples much older than others."""
-
-Stretches = list[tuple[float, float]]
 
 
 class Scraper:
@@ -65,7 +67,9 @@ class Scraper:
         self._chance = random.Random(f"{machine.name} {interval}")  # noqa: S311 - a play
         self._due = start + self._chance.uniform(0.0, interval)
         self._shown: dict[tuple[str, ...], int] = {}
-        self.blind: Stretches = [(start, start)]
+        self._blind_until = start
+        self.scrapes = array("d")
+        """When there was a page."""
 
     def pass_by(self, now: float) -> None:
         """Scrape, if it is time to; a page that is not there ends its series."""
@@ -75,11 +79,12 @@ class Scraper:
 
     def _scrape(self, at: float) -> None:
         if self._chance.random() < self._interval / GAP_EVERY_SECONDS:
-            self.blind.append((at, at + self._chance.uniform(*GAP_SECONDS)))
+            self._blind_until = at + self._chance.uniform(*GAP_SECONDS)
         machine, shown = self._machine, {}
         values: dict[int, float] = {}
         report = machine.report if machine.born <= at < machine.died else None
-        if report is not None and at >= self.blind[-1][1]:
+        if report is not None and at >= self._blind_until:
+            self.scrapes.append(at)
             for family in families(replace(report, hold_seconds=2 * self._interval), version="0"):
                 if family.name in FAMILIES:
                     for sample in family.samples:
@@ -100,13 +105,14 @@ class Scraper:
 
 
 class Played(NamedTuple):
-    """What came of a node: its bill, the true one, and when nobody looked."""
+    """What came of a node: its bill, the true one, and when who looked."""
 
     billed_usd: float
     owed_usd: float
     imbalance_usd: float
-    away: Stretches
-    blind: dict[float, Stretches]
+    away: list[tuple[float, float]]
+    scrapes: dict[float, array[float]]
+    """By interval."""
 
 
 def play(
@@ -145,15 +151,15 @@ def play(
 
 def _played(machine: Machine, scrapers: dict[float, Scraper]) -> Played:
     report = machine.report
-    blind = {interval: scraper.blind for interval, scraper in scrapers.items()}
+    scrapes = {interval: scraper.scrapes for interval, scraper in scrapers.items()}
     if report is None:  # its last one crashed
-        return Played(0.0, 0.0, 0.0, machine.away, blind)
+        return Played(0.0, 0.0, 0.0, machine.away, scrapes)
     ledger = report.ledger
     # A young node's ledger counts from its boot.
     young = ledger.started_at - machine.born < YOUNG_NODE_SECONDS
     since = machine.born if young else ledger.started_at
     owed = machine.owed(since, report.snapshot.wall_time)
-    return Played(ledger.billed_usd, owed, abs(imbalance_usd(ledger)), machine.away, blind)
+    return Played(ledger.billed_usd, owed, abs(imbalance_usd(ledger)), machine.away, scrapes)
 
 
 class Figures:
@@ -209,11 +215,13 @@ class Figures:
             found = self._store.ask(f"sum by (namespace) (increase({series}[1d]))", since + DAY)
             off = _worst(found, self._by_namespace(since, since + DAY))
             blind = any(
-                gap[0] - self._interval < edge < gap[1] + self._interval
+                not self._scraped(machine, edge - AWAY_SECONDS, edge)
+                or not self._scraped(machine, edge, edge + AWAY_SECONDS)
                 for machine in self._machines
-                for gap in self._played[machine.name].blind[self._interval]
                 for edge in (since, since + DAY)
-                if machine.born < edge < machine.died and edge > self._start
+                if machine.born < edge - AWAY_SECONDS
+                and edge + AWAY_SECONDS < machine.died
+                and edge > self._start
             )
             (cut if blind else whole).append(off)
             since += DAYS_BEGIN_EVERY
@@ -269,14 +277,14 @@ class Figures:
             for edge in (job.start, job.end)
         ):
             return "began_or_ended_unmetered"
-        shown, gone = job.end + CYCLE, min(job.end + LINGER_SECONDS, machine.died)
-        dark = [*played.away, *played.blind[self._interval]]
-        if (
-            any(since <= shown and gone <= until + CYCLE + self._interval for since, until in dark)
-            or gone - shown < self._interval
-        ):
+        if not self._scraped(machine, job.end + CYCLE, job.end + LINGER_SECONDS):
             return "ended_unscraped"
         return ""
+
+    def _scraped(self, machine: Machine, since: float, until: float) -> bool:
+        scrapes = self._played[machine.name].scrapes[self._interval]
+        place = bisect_left(scrapes, since)
+        return place < len(scrapes) and scrapes[place] <= until
 
     def _by_namespace(self, since: float, until: float) -> dict[str, float]:
         """The truth."""
