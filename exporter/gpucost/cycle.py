@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpucost.account import MAX_PODS, MAX_WORKLOADS, OTHER
 from gpucost.attribution import attribute, shared_units
 from gpucost.edges import cut
 from gpucost.gap import YOUNG_NODE_SECONDS, can_tell, charged
-from gpucost.ledger import MAX_PODS, MAX_WORKLOADS, OTHER, accrue, opened
+from gpucost.ledger import accrue
 from gpucost.model import (
     HOLDER_STATES,
     Attributed,
@@ -31,6 +32,7 @@ from gpucost.model import (
     State,
 )
 from gpucost.months import by_month, month_of, start_of
+from gpucost.opening import opened
 from gpucost.pricing import Catalogue, price_gpus
 from gpucost.serving import MAX_SERVICES, counted, new_readings
 from gpucost.tenure import Patience, observe, seats_of

@@ -628,10 +628,8 @@ class Priced(Value, frozen=True):
 
 
 class Rate(Value, frozen=True):
-    """What flows into one account each second: GPU-seconds and, where priced, dollars."""
+    """What flows each second in one state: GPU-seconds and, where priced, dollars."""
 
-    gpu_uuid: str
-    holder: Holder | None
     state: State
     gpus: float
     usd_per_second: float | None
@@ -884,12 +882,13 @@ class ServedPod(Value, frozen=True):
 
 
 class Usage(Value, frozen=True):
-    """What a holder's share of one unit does now; `activity` is None where no signal exists.
+    """What a share of one unit does now; `activity` is None where no signal exists.
 
-    All its `rates` are paid by one.
+    `paid_by` is the share's own seat, but for the node's where that pays for what is unhealthy.
     """
 
     share: Share
+    paid_by: Seat
     rates: tuple[Rate, ...]
     activity: float | None = None
     memory_used_bytes: int | None = None
