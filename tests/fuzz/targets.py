@@ -245,7 +245,7 @@ def seeds_of(name: str) -> list[bytes]:
     for file in TARGETS[name].seeds:
         found |= {path.read_bytes() for path in NODES.rglob(file)}
     if folder := {"dcgm": "dcgm", "engine": "engines"}.get(name):
-        found |= {path.read_bytes() for path in (SAMPLES / folder).glob("*.prom")}
+        found |= {path.read_bytes() for path in (SAMPLES / folder).rglob("*.prom")}
     if name == "checkpoint":
         whole = (SAMPLES / "checkpoint-1").read_bytes()
         found |= {whole, whole.partition(b"\n")[2]}
