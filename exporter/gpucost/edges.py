@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from gpucost.ledger import account_of
+from gpucost.account import account_of
 from gpucost.model import NODE, Seat, Share, State, Usage
 
 if TYPE_CHECKING:
@@ -137,11 +137,11 @@ def _scaled(usage: Usage, share: Share, ratio: float) -> Usage:
             rate,
             gpus=rate.gpus * factor,
             usd_per_second=None if rate.usd_per_second is None else rate.usd_per_second * factor,
-            holder=rate.holder if share.holder is not None else None,
             state=rate.state
             if share.holder is not None or rate.state is State.UNHEALTHY
             else State.UNALLOCATED,
         )
         for rate in usage.rates
     )
-    return replace(usage, share=replace(share, ratio=ratio), rates=rates)
+    paid_by = share.seat if share.holder is None else usage.paid_by
+    return replace(usage, share=replace(share, ratio=ratio), paid_by=paid_by, rates=rates)
