@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from gpucost.sources.price_apis.base import Offer, Unit
-from gpucost.sources.price_apis.stream import changed
+from gpucost.sources.price_apis.stream import changed, decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -88,10 +88,7 @@ def read(
 
 def parse_page(text: bytes, url: str) -> _Page:
     """A page of the API. Raises SourceError where it is something else."""
-    try:
-        return msgspec.json.decode(text, type=_Page)
-    except msgspec.DecodeError as error:
-        raise changed(url, f"not a page of prices: {error}") from error
+    return decoded(text, _Page, url, "a page of prices")
 
 
 def _is_linux(product: str) -> bool:
