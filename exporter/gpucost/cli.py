@@ -356,6 +356,8 @@ def _once(given: argparse.Namespace) -> int:
     page = encode(report, openmetrics=given.openmetrics, reveal=given.replay is not None)
     sys.stdout.buffer.write(page)
     sys.stdout.flush()
+    for it in report.problems:  # the page only counts them
+        print(f"gpucost: {it.source}: {it.kind}: {it.message} {it.remedy}", file=sys.stderr)
     return 0
 
 
