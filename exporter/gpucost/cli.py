@@ -52,7 +52,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("gpucost")
 
 DEFAULT_LISTEN = ":10190"
-ADVICE: dict[str, tuple[str, str]] = {}
+ADVICE: dict[str, tuple[str, str]] = {
+    "recommend": (
+        "the GPUs that a model needs, by what they cost",
+        "gpucost.advice.recommend_command",
+    ),
+}
 """Commands that ask a Prometheus: what each is for, and the module whose `add_to(parser)` adds its
 flags and sets `run`. Imported when called for: what serves has no use for them."""
 
