@@ -63,7 +63,12 @@ pictures: ## every Grafana board drawn from a played day: .cache/pictures/*.png
 
 .PHONY: slow
 slow: ready ## the tests that take minutes: a price list of 2 GB
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest -m slow --ignore tests/integration/test_rulers.py
+
+.PHONY: rulers
+rulers: ## the rules on Prometheus 2 and 3 and VictoriaMetrics, which must say the same (Go >= 1.26)
+	@scripts/bootstrap.sh python prometheus victoriametrics
+	$(PY) -m pytest -m slow tests/integration/test_rulers.py
 
 .PHONY: bench
 bench: ## the published figures, one line each: name value unit goal
@@ -80,12 +85,6 @@ accuracy: ## how exact the bill is: known truth, the real core, a real Prometheu
 fuzz: ## fuzz every parser and the HTTP server (RUNS inputs each, TARGETS some of them)
 	@scripts/bootstrap.sh python fuzz
 	@.cache/fuzz/bin/python tests/fuzz/fuzz.py $(if $(RUNS),--runs $(RUNS)) $(TARGETS)
-
-.PHONY: published
-published: ## the chart, its examples and the workflows as their makers take them (Go >= 1.26)
-	@scripts/bootstrap.sh python
-	PYTHONPATH=tests:exporter $(PY) -m published
-	GPUCOST_PUBLISHED=1 $(PY) -m pytest tests/unit/test_examples.py tests/unit/test_workflows.py
 
 # Root's PATH is often not the caller's: sudo env "PATH=$$PATH" make cluster
 CLUSTER := PYTHONPATH=tests $(PY) -m cluster

@@ -2,7 +2,7 @@
 # Brings what the Makefile's targets need to a machine that has git and make, and nothing more:
 # Debian 12+ or Ubuntu 24.04+. Without root it asks for what only root can install, in one line.
 #
-#   scripts/bootstrap.sh [python] [compiler] [prometheus] [alertmanager] [chromium] [cluster] [lock] [bench] [fuzz]
+#   scripts/bootstrap.sh [python] [compiler] [prometheus] [alertmanager] [victoriametrics] [chromium] [cluster] [lock] [bench] [fuzz]
 #
 # What is there already is left alone, and a run with nothing to do uses no network. Everything
 # it makes lies in .venv and .cache of the checkout.
@@ -173,21 +173,27 @@ need_alertmanager() {
   die 'no Alertmanager, and neither apt nor docker nor podman brought one. Install it: apt-get install prometheus-alertmanager (or put alertmanager on PATH)'
 }
 
-# Unpacked and not installed, for the same reasons as Prometheus.
-alertmanager_from_debian() {
+# A package of Debian's in $CACHE/NAME/root: unpacked and not installed, for the same reasons as
+# Prometheus.
+unpack_debian() { # NAME PACKAGE
   command -v apt-get >/dev/null && command -v dpkg >/dev/null || return 1
-  local work=$CACHE/apt-alertmanager root=$CACHE/alertmanager/root log=$CACHE/apt.log
-  say 'fetching Debian'\''s package of Alertmanager'
-  rm -rf "$CACHE/alertmanager" "$work"
+  local work=$CACHE/apt-$1 root=$CACHE/$1/root log=$CACHE/apt.log
+  say "fetching Debian's package $2"
+  rm -rf "${CACHE:?}/$1" "$work"
   mkdir -p "$root" "$work/debs" "$work/lists/partial" "$work/cache/archives/partial"
   local -a private=(-o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache")
-  local -a download=(download prometheus-alertmanager)
+  local -a download=(download "$2")
   (cd "$work/debs" && apt-get -q "${APT_QUIET[@]}" "${download[@]}") >"$log" 2>&1 ||
     (cd "$work/debs" && apt-get -q "${APT_QUIET[@]}" "${private[@]}" update &&
       apt-get -q "${APT_QUIET[@]}" "${private[@]}" "${download[@]}") >>"$log" 2>&1 ||
     { tail -n 3 "$log" >&2; return 1; }
   dpkg -x "$work"/debs/*.deb "$root"
   rm -rf "$work" "$root/usr/share/doc"
+}
+
+alertmanager_from_debian() {
+  local root=$CACHE/alertmanager/root
+  unpack_debian alertmanager prometheus-alertmanager || return 1
   [ -x "$root/usr/bin/prometheus-alertmanager" ] || return 1
   # Debian's build reads its templates from /usr/share and has no flag for it: the same path
   # without its first slash (and with one at its end, to keep the length) is relative, to our root.
@@ -216,6 +222,16 @@ alertmanager_from_image() {
     "$CACHE/alertmanager/bin/alertmanager" --version >/dev/null 2>&1 && return
   done
   return 1
+}
+
+# --- VictoriaMetrics and vmalert, which the rules must hold on too -------------------------------
+
+need_victoriametrics() {
+  command -v victoria-metrics >/dev/null && command -v vmalert >/dev/null && return
+  [ -x "$CACHE/victoriametrics/bin/vmalert" ] && return
+  unpack_debian victoriametrics victoria-metrics &&
+    ln -s root/usr/bin "$CACHE/victoriametrics/bin" && return
+  die 'no VictoriaMetrics, and apt brought none. Put victoria-metrics and vmalert on PATH'
 }
 
 # As root apt drops to a user that cannot write into the checkout.
@@ -277,8 +293,8 @@ missing_packages() { # NEED...
 needs=("${@:-python}")
 for need in "${needs[@]}"; do
   case $need in
-  python | compiler | prometheus | alertmanager | chromium | cluster | lock | bench | fuzz) ;;
-  *) die "knows no '$need'; one of: python compiler prometheus alertmanager chromium cluster lock bench fuzz" ;;
+  python | compiler | prometheus | alertmanager | victoriametrics | chromium | cluster | lock | bench | fuzz) ;;
+  *) die "knows no '$need'; one of: python compiler prometheus alertmanager victoriametrics chromium cluster lock bench fuzz" ;;
   esac
 done
 

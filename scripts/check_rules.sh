@@ -26,6 +26,7 @@ done
 for way in silent words; do
   mkdir -p "$work/$way/tests/settings"
   cp rules/*.yaml "$work/$way/"
+  cp "$work/rendered/tests/scaling.yaml" "$work/$way/" # reads the workloads that it is asked for
   cp "$work/rendered/tests/settings.yaml" "$work/$way/tests/settings/all.yaml"
 done
 for file in "$work"/silent/*.yaml; do

@@ -49,16 +49,15 @@ class Day(Struct, frozen=True):
     billed_usd: float
 
 
-def rules() -> list[Rule]:
+def rules(settings: str = SETTINGS) -> list[Rule]:
     """The rules of rules/, for settings that have everything."""
-    settings = render_rules.parse_settings(SETTINGS)
-    texts = render_rules.rendered(settings, sorted((ROOT / "rules").glob("*.yaml")))
+    parsed = render_rules.parse_settings(settings)
+    texts = render_rules.rendered(parsed, sorted((ROOT / "rules").glob("*.yaml")))
     return rules_of(texts.values())
 
 
-@contextmanager
-def day(directory: Path, hours: float, scrape_seconds: float, rule_seconds: float) -> Iterator[Day]:
-    """The first `hours` of the play, scraped and evaluated so often."""
+def scraped(hours: float, scrape_seconds: float) -> tuple[Store, float]:
+    """What a scraper has of the first `hours` of the play, and what the ledgers billed."""
     end = START + hours * 3600
     store = Store()
     fleet = [Played(machine, number) for number, machine in enumerate(MACHINES)]
@@ -68,8 +67,15 @@ def day(directory: Path, hours: float, scrape_seconds: float, rule_seconds: floa
     while at <= end:
         store.add("cluster", at, cluster(at, START))
         at += scrape_seconds
+    return store, sum(played.billed_usd for played in fleet)
+
+
+@contextmanager
+def day(directory: Path, hours: float, scrape_seconds: float, rule_seconds: float) -> Iterator[Day]:
+    """The first `hours` of the play, scraped and evaluated so often."""
+    store, billed = scraped(hours, scrape_seconds)
+    end = START + hours * 3600
     with prometheus(directory) as it:
         it.write(store.series)
         record(it, rules(), START, end, rule_seconds)
-        billed = sum(played.billed_usd for played in fleet)
         yield Day(it, START, end, scrape_seconds, billed)

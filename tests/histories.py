@@ -170,7 +170,6 @@ class Machine:
         self.api_speaks = True
         self.node_known = True
         self.pods: dict[tuple[str, str], Pod] = {}
-        self.ended: dict[str, float] = {}
         self.joules: dict[str, float] = {}
         self.uids = 0
         self._deeds: dict[str, Callable[[Happening], None]] = {
@@ -216,7 +215,6 @@ class Machine:
             if self.kubelet_speaks
             else None,
             pods=dict(self.pods) if self.api_speaks else None,
-            ended=dict(self.ended) if self.api_speaks else {},
         )
 
     def _read(self, device: Device, mood_at: int) -> GpuReading:
@@ -252,7 +250,7 @@ class Machine:
                 workload=workload,
                 workload_kind=kind,
                 team=team,
-                started_at=(None, self.wall - 30.0, self.wall - 0.2)[happening.where % 3],
+                started_at=None if happening.where % 2 else self.wall - 30.0,
                 ready_probe=bool(happening.where % 3),
                 containers=(ContainerStatus(holder.container),),
                 gpu_containers=(holder.container,),
@@ -291,11 +289,9 @@ class Machine:
         self.held = [it for it in self.held if it.holder != holder]
 
     def _end(self, happening: Happening) -> None:
-        """The pod goes from the API, perhaps with its end; perhaps the kubelet still lists it."""
+        """The pod goes from the API; perhaps the kubelet still lists it."""
         holder = self._who(happening)
-        gone = self.pods.pop((holder.namespace, holder.pod), None)
-        if gone is not None and happening.where % 2:
-            self.ended[gone.uid] = self.wall - happening.where / 10
+        self.pods.pop((holder.namespace, holder.pod), None)
         if happening.where % 3:
             self._release(happening)
 

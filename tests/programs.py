@@ -10,13 +10,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def program(name: str) -> str:
-    """The path of `prometheus` or `promtool`: from GPUCOST_<NAME>, PATH, or what make fetched."""
-    if chosen := os.environ.get(f"GPUCOST_{name.upper()}"):
+    """The path of a program like `prometheus`: from GPUCOST_<NAME>, PATH, or what make fetched."""
+    if chosen := os.environ.get(f"GPUCOST_{name.upper().replace('-', '_')}"):
         return chosen
-    cache = ROOT / ".cache/prometheus/bin"
+    need = "victoriametrics" if name in {"victoria-metrics", "vmalert"} else "prometheus"
+    cache = ROOT / ".cache" / need / "bin"
     found = shutil.which(name) or shutil.which(name, path=str(cache))
     if found is None:
         raise FileNotFoundError(
-            f"{name} is not on PATH and not in {cache}. Run: scripts/bootstrap.sh prometheus"
+            f"{name} is not on PATH and not in {cache}. Run: scripts/bootstrap.sh {need}"
         )
     return found

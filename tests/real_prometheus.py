@@ -143,33 +143,72 @@ class Prometheus:
             return False
 
 
+class VictoriaMetrics(Prometheus):
+    """What is written there can be asked for a second later, or when it is told to hurry."""
+
+    def write(self, series: Mapping[Labels, Sequence[tuple[int, float]]]) -> None:
+        super().write(series)
+        status, text = self._ask("GET", "/internal/force_flush", b"", {})
+        assert status == 200, text
+
+
 @contextmanager
-def prometheus(directory: Path) -> Iterator[Prometheus]:
-    """Run one that scrapes nothing and keeps its data under `directory`, which must be empty."""
+def prometheus(
+    directory: Path, executable: str = "", retention: str = "20y"
+) -> Iterator[Prometheus]:
+    """Run one that scrapes nothing and keeps its data under `directory`, which must be empty.
+
+    It is the tests' own unless another is named.
+    """
     (directory / "prometheus.yml").write_text(_CONFIG)
+    port = _free_port()
+    command = [
+        executable or program("prometheus"),
+        f"--config.file={directory}/prometheus.yml",
+        f"--storage.tsdb.path={directory}/data",
+        f"--storage.tsdb.retention.time={retention}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--web.enable-remote-write-receiver",
+        "--query.lookback-delta=5m",
+        "--log.level=warn",
+    ]
+    with _running(command, directory / "log", Prometheus(port)) as it:
+        yield it
+
+
+@contextmanager
+def victoria_metrics(directory: Path) -> Iterator[Prometheus]:
+    """Run a VictoriaMetrics, which takes and answers what a Prometheus does, but for its engine."""
+    port = _free_port()
+    command = [
+        program("victoria-metrics"),
+        f"-storageDataPath={directory}/data",
+        f"-httpListenAddr=127.0.0.1:{port}",
+        "-retentionPeriod=20y",
+        "-search.disableCache",
+        "-search.latencyOffset=0s",
+        "-search.maxStalenessInterval=5m",
+        "-loggerLevel=WARN",
+    ]
+    with _running(command, directory / "log", VictoriaMetrics(port)) as it:
+        yield it
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    with (directory / "log").open("w") as log:
-        process = subprocess.Popen(
-            [
-                program("prometheus"),
-                f"--config.file={directory}/prometheus.yml",
-                f"--storage.tsdb.path={directory}/data",
-                "--storage.tsdb.retention.time=20y",
-                f"--web.listen-address=127.0.0.1:{port}",
-                "--web.enable-remote-write-receiver",
-                "--query.lookback-delta=5m",
-                "--log.level=warn",
-            ],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+        return port
+
+
+@contextmanager
+def _running(command: Sequence[str], log_file: Path, it: Prometheus) -> Iterator[Prometheus]:
+    with log_file.open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
-            it = Prometheus(port)
             deadline = time.monotonic() + START_SECONDS
             while not it.ready():
-                said = (directory / "log").read_text()
+                said = log_file.read_text()
                 assert process.poll() is None, said
                 assert time.monotonic() < deadline, said
                 time.sleep(0.1)

@@ -6,6 +6,7 @@ Each rule is asked as a range query, those that others read first, and its answe
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -17,7 +18,7 @@ from render_rules import seconds_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from real_prometheus import Labels, Prometheus, Series
+    from real_prometheus import Labels, Prometheus
 
 Rule = dict[str, Any]
 
@@ -50,7 +51,8 @@ def in_order(rules: Sequence[Rule]) -> list[Rule]:
                 put(read)
         ordered.extend(by_name[name])
 
-    for name in by_name:
+    # What keeps a series reads it, and is read back by it: the series comes first.
+    for name in sorted(by_name, key=lambda name: not name.endswith(":kept")):
         put(name)
     return ordered
 
@@ -65,13 +67,17 @@ def record(
         if rule["record"] in metrics_of(rule["expr"]):  # what it reads of itself must be there
             first = prometheus.over(rule["expr"], start, start, step)
             prometheus.write(
-                {_labels({**it.labels, **more}, name): _with_ends(it, start, step) for it in first}
+                {
+                    _labels({**it.labels, **more}, name): _ended(list(it.points), start, step)
+                    for it in first
+                }
             )
+        # Both sides of an `or` may be rows of one series, which their names alone tell apart.
+        found: defaultdict[Labels, list[tuple[float, float]]] = defaultdict(list)
+        for it in prometheus.over(rule["expr"], start, end, step):
+            found[_labels({**it.labels, **more}, name)] += it.points
         prometheus.write(
-            {
-                _labels({**it.labels, **more}, name): _with_ends(it, end, step)
-                for it in prometheus.over(rule["expr"], start, end, step)
-            }
+            {labels: _ended(sorted(points), end, step) for labels, points in found.items()}
         )
     for rule in rules:
         if "alert" in rule:
@@ -100,10 +106,6 @@ def _alert(prometheus: Prometheus, rule: Rule, start: float, end: float, step: f
 
 def _labels(labels: dict[str, str], name: tuple[str, str]) -> Labels:
     return tuple(sorted((*((k, v) for k, v in labels.items() if k != "__name__" and v), name)))
-
-
-def _with_ends(series: Series, end: float, step: float) -> list[tuple[int, float]]:
-    return _ended(list(series.points), end, step)
 
 
 def _ended(points: list[tuple[float, float]], end: float, step: float) -> list[tuple[int, float]]:

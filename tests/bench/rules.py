@@ -1,23 +1,28 @@
 """What one evaluation of all rules costs a real Prometheus, in parts of its interval.
 
-The goal is for a machine that does nothing else: wall time of the groups. Their processor time
-(with rules less without) is printed beside it, for machines that do.
+A fleet of nodes of eight GPUs, each held by a pod of a workload of its own that serves requests:
+the most rows that so many GPUs can give. Families and labels are the catalogue's, so every one is
+there; three states of a pod have money, and on every fourth node a pod idles and is alerted. A real
+Prometheus scrapes each node once a minute and evaluates the rules with the settings of their tests,
+which have budgets, overrides, targets and scaling.
 
-Nodes of eight GPUs and eight pods are made from the catalogue, so every family is there with its
-labels and states; a real Prometheus scrapes them and evaluates the rules with budgets. Printed as
-tests/bench/run.py prints: name value unit goal.
+The goal is for a machine that does nothing else: the wall time of all groups, one after the other.
+What they cost the processor (with rules less without, garbage collection included) is printed
+beside it, for machines that do. Printed as tests/bench/run.py prints: name value unit goal.
 
-    python tests/bench/rules.py [GPUS] [SECONDS]     (default 20000 GPUs, ten minutes)
+    python tests/bench/rules.py [GPUS] [--minutes 10] [--slowest 0]      (default 20000 GPUs)
 
-20,000 GPUs are about two million series and need 16 GiB; time grows in proportion to the GPUs.
+`--slowest` prints that many rules. 20,000 GPUs are two million series and need 16 GiB; time grows
+in proportion. GPUCOST_PROMETHEUS names another Prometheus than the one that make fetched.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
-import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -25,10 +30,12 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections import defaultdict
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import mean
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -36,84 +43,129 @@ sys.path[:0] = [str(ROOT / "exporter"), str(ROOT / "tests"), str(ROOT / "scripts
 
 import render_rules  # noqa: E402 - after the path
 from gpucost.catalog import FAMILIES, Family  # noqa: E402
-from gpucost.model import HOLDER_STATES, NODE_STATES, State  # noqa: E402
+from gpucost.model import HOLDER_STATES, NODE_STATES, OUTCOMES, WASTE_STATES, State  # noqa: E402
 from programs import program  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 INTERVAL_SECONDS = 60
 GPUS_PER_NODE = 8
-NODES_PER_TARGET = 50
+IDLE_EVERY = 4
+"""Of so many nodes one has an idle pod."""
 STARTED = time.time()
 
+NODE, NAMESPACE, TEAM, POOL, ELAPSED, NOW = "\x01\x02\x03\x04\x05\x06"
+"""Places in the page that all nodes share."""
 
-def page(first: int, nodes: int) -> str:
-    """A scrape of some nodes: counters are at what their time has come to."""
-    elapsed = time.time() - STARTED
-    now = datetime.now(UTC)
-    month = now.strftime("%Y-%m")
-    start = datetime(now.year, now.month, 1, tzinfo=UTC).timestamp()
+FIXED = {
+    "node": f"n{NODE}",
+    "ledger": f"{NODE}-1",
+    "node_pool": f"pool{POOL}",
+    "namespace": f"ns{NAMESPACE}",
+    "team": f"team{TEAM}",
+    "container": "main",
+    "workload_kind": "Deployment",
+    "gpu_model": "NVIDIA H100 80GB HBM3",
+    "capacity_type": "on_demand",
+    "month": datetime.now(UTC).strftime("%Y-%m"),
+    "mig_uuid": "",
+    "engine": "vllm",
+    "served_model": "llama",
+}
+MANY = {
+    "kind": ("sm", "tensor", "memory"),
+    "reason": tuple(WASTE_STATES),
+    "outcome": tuple(OUTCOMES),
+    "direction": ("input", "cached_input", "output"),
+    "source": ("nvml", "dcgm", "kubelet", "kubernetes", "requests"),
+}
+"""Labels of which a thing has several values at once."""
+
+SPENT = {State.USED, State.UNDERUSED, State.IDLE, State.UNALLOCATED}
+"""The states that have money."""
+
+
+def template(*, idle: bool) -> str:
+    """The page of a node, with its places."""
     lines = []
     for family in FAMILIES.values():
         lines.append(f"# TYPE {family.name} {family.type}")
-        for node in range(first, first + nodes):
-            for labels, rate in series(family, node, month):
-                if family.name == "gpucost_billing_month_start_timestamp_seconds":
-                    value = start
-                elif family.name.endswith("timestamp_seconds"):
-                    value = STARTED
-                else:
-                    value = rate * elapsed if family.type == "counter" else rate
-                lines.append(f'{family.name}{{node="n{node}",{labels}}} {value:.6f}')
+        for labels in rows(family):
+            pairs = ",".join(f'{name}="{value}"' for name, value in labels.items())
+            lines.append(f"{family.name}{{{pairs}}} {value_of(family, labels, idle=idle)}")
     return "\n".join(lines) + "\n"
 
 
-def series(family: Family, node: int, month: str) -> Iterator[tuple[str, float]]:
-    """Label sets of a family on a node, and the value or rate of each."""
-    labels = family.labels
-    per_thing = "pod" in labels or "uuid" in labels or "workload" in labels
-    kinds = "workload" in labels and "pod" not in labels
-    for thing in range(GPUS_PER_NODE if per_thing else 1):
-        fixed = {
-            "gpu": str(thing),
-            "uuid": f"GPU-{node}-{thing}",
-            "mig_uuid": "",
-            "namespace": f"ns{(node + thing) % 200}",
-            "pod": f"pod-{node}-{thing}",
-            "workload": f"work-{node * GPUS_PER_NODE + thing}",
-            "workload_kind": "Deployment",
-            "team": f"team{(node + thing) % 40}",
-            "gpu_model": "NVIDIA H100 80GB HBM3",
-            "capacity_type": "on_demand",
-            "node_pool": f"pool{node % 20}",
-            "month": month,
-            "ledger": f"L{node}",
-        }
-        states: tuple[str, ...] = ("",)
-        if "state" in labels:
-            states = tuple(HOLDER_STATES if "workload" in labels else State)
-        for state in states:
-            own = {**fixed, "state": state}
-            yield text(labels, own), 1e-3 if state in {"used", "underused", "idle", ""} else 0.0
-    if kinds:
-        for state in NODE_STATES if "state" in labels else ("",):
-            empty = dict.fromkeys(("namespace", "workload", "workload_kind", "team"), "")
-            yield text(labels, {**fixed, **empty, "state": state}), 1e-4
+def rows(family: Family) -> Iterator[dict[str, str]]:
+    """The label sets of a family on a node."""
+    names = ("node", *family.labels)
+    own = {"uuid", "pod", "workload"} & set(names)
+    for number in range(GPUS_PER_NODE if own else 1):
+        thing = {"gpu": str(number), **{name: f"{name}-{NODE}-{number}" for name in own}}
+        labels = {name: {**FIXED, **thing}.get(name, "x") for name in names}
+        if family.name == "gpucost_gpu_alternative_price_usd_per_hour":
+            labels["capacity_type"] = "spot"
+        yield from spread(labels, HOLDER_STATES if "workload" in own else tuple(State))
+    if own == {"workload"}:  # what the node bears itself
+        empty = dict.fromkeys(("namespace", "workload", "workload_kind", "team"), "")
+        yield from spread({**labels, **empty}, NODE_STATES)
 
 
-def text(labels: tuple[str, ...], values: dict[str, str]) -> str:
-    """Labels as a page has them; one that has no value of its own is `x`."""
-    return ",".join(f'{label}="{values.get(label, "x")}"' for label in labels)
+def spread(labels: dict[str, str], states: tuple[State, ...]) -> Iterator[dict[str, str]]:
+    """The labels once for each value of the label that has many."""
+    for name, values in {**MANY, "state": states}.items():
+        if name in labels:
+            for value in values:
+                yield {**labels, name: value}
+            return
+    yield labels
+
+
+def value_of(family: Family, labels: dict[str, str], *, idle: bool) -> str:
+    """The value, or the place of one that changes."""
+    first_idles = idle and labels.get("pod", "").endswith("-0")
+    if family.name == "gpucost_billing_month_start_timestamp_seconds":
+        now = datetime.now(UTC)
+        return f"{datetime(now.year, now.month, 1, tzinfo=UTC).timestamp():.0f}"
+    if family.name == "gpucost_pod_holding_since_timestamp_seconds":
+        return f"{STARTED - 90_000:.0f}"
+    if family.name == "gpucost_pod_last_active_timestamp_seconds" and first_idles:
+        return f"{STARTED - 7_200:.0f}"
+    if family.name.endswith("timestamp_seconds"):
+        return NOW
+    if family.name == "gpucost_pod_waste_usd_per_hour":
+        wasted = State.IDLE if first_idles else State.UNDERUSED
+        return "1.5" if labels["reason"] == wasted else "0"
+    if family.name in {"gpucost_unpriced_gpus", "gpucost_ledger_imbalance_usd"}:
+        return "0"
+    if family.name == "gpucost_gpu_memory_bytes":
+        return "0.8"
+    if "state" in labels and labels["state"] not in SPENT:
+        return "0"
+    return ELAPSED if family.type == "counter" else "0.5"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves a target's nodes."""
+    """Serves every node's page."""
+
+    pages = (template(idle=True), *[template(idle=False)] * (IDLE_EVERY - 1))
 
     def do_GET(self) -> None:
         """Answer a scrape."""
-        asked = parse_qs(urlsplit(self.path).query)
-        body = page(int(asked["first"][0]), int(asked["nodes"][0])).encode()
+        node = int(parse_qs(urlsplit(self.path).query)["node"][0])
+        text = self.pages[node % IDLE_EVERY]
+        now = time.time()
+        for place, value in (
+            (NODE, str(node)),
+            (NAMESPACE, str(node % 200)),
+            (TEAM, str(node % 40)),
+            (POOL, str(node % 20)),
+            (ELAPSED, f"{(now - STARTED) * 1e-3:.6f}"),
+            (NOW, f"{now:.3f}"),
+        ):
+            text = text.replace(place, value)
+        body = text.encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/plain; version=0.0.4")
         self.send_header("Content-Length", str(len(body)))
@@ -125,7 +177,7 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def main(gpus: int, seconds: float) -> None:
+def main(gpus: int, minutes: int, slowest: int) -> None:
     """Measure and print."""
     nodes = gpus // GPUS_PER_NODE
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -137,91 +189,137 @@ def main(gpus: int, seconds: float) -> None:
             settings, sorted((ROOT / "rules").glob("*.yaml"))
         ).items():
             (folder / file).write_text(rules)
-        jobs = [
+        targets = [
             {
-                "job_name": f"gpucost/{first}",
-                "honor_labels": True,
-                "params": {
-                    "first": [str(first)],
-                    "nodes": [str(min(NODES_PER_TARGET, nodes - first))],
-                },
-                "static_configs": [{"targets": [f"127.0.0.1:{server.server_port}"]}],
+                "targets": [f"127.0.0.1:{server.server_port}"],
+                "labels": {"instance": f"n{node}", "__param_node": str(node)},
             }
-            for first in range(0, nodes, NODES_PER_TARGET)
+            for node in range(nodes)
         ]
         config = {
-            "global": {"scrape_interval": "60s", "scrape_timeout": "50s"},
+            "global": {"scrape_interval": f"{INTERVAL_SECONDS}s", "scrape_timeout": "50s"},
             "rule_files": [f"{folder}/*.yaml"],
-            "scrape_configs": jobs,
+            "scrape_configs": [
+                {"job_name": "gpucost", "honor_labels": True, "static_configs": targets}
+            ],
         }
-        (folder / "prometheus.json").write_text(json.dumps(config))  # JSON is YAML
-        with_rules = measure(folder, seconds, gpus)
-        bare = {name: value for name, value in config.items() if name != "rule_files"}
-        (folder / "prometheus.json").write_text(json.dumps(bare))
-        shutil.rmtree(folder / "data")
-        spent = with_rules - measure(folder, seconds, None)
-        print(f"rules_cpu_per_evaluation {spent * INTERVAL_SECONDS:.1f} s -")
+        with Prometheus(folder, config) as prometheus:
+            prometheus.run(minutes / 2)
+            groups: list[list[dict[str, Any]]] = []
+            with_rules = prometheus.run(minutes / 2, lambda: groups.append(prometheus.groups()))
+            series = prometheus.series()
+            prometheus.load({**config, "rule_files": []})
+            spent = INTERVAL_SECONDS * (with_rules - prometheus.run(max(2, minutes / 4)))
     server.shutdown()
     server.server_close()
+    report(gpus, series, groups, slowest)
+    print(f"rules_cpu_per_evaluation {spent:.1f} s -")
 
 
-def measure(folder: Path, seconds: float, gpus: int | None) -> float:
-    """Run Prometheus for so long; its cores in the second half.
-
-    Given the GPUs, print what the rule groups took at the end.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [
-        program("prometheus"),
-        f"--config.file={folder}/prometheus.json",
-        f"--storage.tsdb.path={folder}/data",
-        f"--web.listen-address={address}",
-        "--log.level=error",
-    ]
-    with subprocess.Popen(command, env={**os.environ, "GOMAXPROCS": "2"}) as prometheus:
-        try:
-            time.sleep(seconds / 2)
-            before = cpu_seconds(prometheus.pid)
-            time.sleep(seconds / 2)
-            cores = (cpu_seconds(prometheus.pid) - before) / (seconds / 2)
-            if gpus is None:
-                return cores
-            with urllib.request.urlopen(f"http://{address}/api/v1/rules", timeout=60) as answer:
-                groups = json.load(answer)["data"]["groups"]
-            with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as answer:
-                metrics = answer.read().decode()
-        finally:
-            prometheus.terminate()
-    failed = [
-        rule["name"] for group in groups for rule in group["rules"] if rule["health"] == "err"
-    ]
+def report(gpus: int, series: float, seen: list[list[dict[str, Any]]], slowest: int) -> None:
+    """Print what the groups took, as means of what was seen of them."""
+    failed = {
+        rule["name"]
+        for groups in seen
+        for group in groups
+        for rule in group["rules"]
+        if rule["health"] == "err"
+    }
     if failed:
-        sys.exit(f"these rules fail: {failed}")
-    took = sorted(((group["evaluationTime"], group["name"]) for group in groups), reverse=True)
-    [head] = [
-        line for line in metrics.splitlines() if line.startswith("prometheus_tsdb_head_series ")
-    ]
+        sys.exit(f"these rules fail: {sorted(failed)}")
     print(f"rules_gpus {gpus} gpus -")
-    print(f"rules_series {float(head.split()[1]):.0f} series -")
-    for spent, name in took[:5]:
+    print(f"rules_series {series:.0f} series -")
+    took: defaultdict[str, list[float]] = defaultdict(list)
+    rules: defaultdict[str, list[float]] = defaultdict(list)
+    for groups in seen:
+        for group in groups:
+            took[group["name"]].append(
+                group["evaluationTime"] * INTERVAL_SECONDS / group["interval"]
+            )
+            for number, rule in enumerate(group["rules"]):
+                rules[f"{group['name']}/{number}/{rule['name']}"].append(rule["evaluationTime"])
+    for name, spent in by_mean(took)[:6]:
         print(f"rules_slowest_{name.replace('-', '_').replace('.', '_')} {spent:.2f} s -")
-    share = sum(spent for spent, _ in took) / INTERVAL_SECONDS
+    for name, spent in by_mean(rules)[:slowest]:
+        print(f"  {spent:7.3f} {name}", file=sys.stderr)
+    share = sum(spent for _, spent in by_mean(took)) / INTERVAL_SECONDS
     print(f"rules_share_of_interval {100 * share:.1f} % <=30")
-    return cores
 
 
-def cpu_seconds(pid: int) -> float:
-    """Processor time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def by_mean(found: dict[str, list[float]]) -> list[tuple[str, float]]:
+    """Names with the means of their values, largest first."""
+    means = [(name, mean(values)) for name, values in found.items()]
+    return sorted(means, key=lambda it: -it[1])
+
+
+class Prometheus:
+    """A server of two cores, from `with` to its end."""
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        """Its data and settings lie in the folder."""
+        self._folder = folder
+        self._config(config)
+
+    def __enter__(self) -> Self:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self._address = f"127.0.0.1:{probe.getsockname()[1]}"
+        command = [
+            program("prometheus"),
+            f"--config.file={self._folder}/prometheus.json",
+            f"--storage.tsdb.path={self._folder}/data",
+            f"--web.listen-address={self._address}",
+            "--log.level=error",
+        ]
+        self._process = subprocess.Popen(command, env={**os.environ, "GOMAXPROCS": "2"})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(300)
+
+    def run(self, minutes: float, each: Callable[[], None] = lambda: None) -> float:
+        """Let it go on for so long, and look once a minute; the cores it used."""
+        before, began = self._cpu_seconds(), time.monotonic()
+        for _ in range(round(minutes)):
+            time.sleep(60)
+            each()
+        return (self._cpu_seconds() - before) / (time.monotonic() - began)
+
+    def load(self, config: dict[str, Any]) -> None:
+        """Go on with other settings."""
+        self._config(config)
+        self._process.send_signal(signal.SIGHUP)
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The rule groups and what they took."""
+        with urllib.request.urlopen(f"http://{self._address}/api/v1/rules", timeout=60) as answer:
+            found: list[dict[str, Any]] = json.load(answer)["data"]["groups"]
+        return found
+
+    def series(self) -> float:
+        """How many it has in memory."""
+        with urllib.request.urlopen(f"http://{self._address}/metrics", timeout=60) as answer:
+            metrics: str = answer.read().decode()
+        [head] = [
+            it for it in metrics.splitlines() if it.startswith("prometheus_tsdb_head_series ")
+        ]
+        return float(head.split()[1])
+
+    def _config(self, config: dict[str, Any]) -> None:
+        text = json.dumps(config)  # JSON is YAML
+        (self._folder / "prometheus.json").write_text(text)
+
+    def _cpu_seconds(self) -> float:
+        """Its processor time so far."""
+        stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+        fields = stat.rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":
-    main(
-        *(
-            int(given or default)
-            for given, default in zip((*sys.argv[1:3], "", "")[:2], (20_000, 600), strict=True)
-        )
-    )
+    parser = argparse.ArgumentParser(description="What an evaluation of the rules takes.")
+    parser.add_argument("gpus", type=int, nargs="?", default=20_000)
+    parser.add_argument("--minutes", type=int, default=10)
+    parser.add_argument("--slowest", type=int, default=0)
+    given = parser.parse_args()
+    main(given.gpus, given.minutes, given.slowest)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from gpucost.account import EMPTY, credited, merged, workload_of
 from gpucost.config import Prices
-from gpucost.ledger import accrue, imbalance_usd
+from gpucost.ledger import EMPTY, accrue, credited, imbalance_usd, merged, workload_of
 from gpucost.model import (
     Account,
     Holder,
@@ -29,7 +28,7 @@ DAY = 86_400.0
 
 
 def rate(state: State, gpus: float = 1.0, usd: float | None = 0.5) -> Rate:
-    return Rate(state, gpus, usd)
+    return Rate("GPU-0", ADA, state, gpus, usd)
 
 
 # --- One account --------------------------------------------------------------------------------

@@ -110,9 +110,16 @@ def test_rules_are_written_so_that_they_hold_everywhere(name: str, expression: s
 
 
 def test_groups_are_evaluated_within_the_lookback() -> None:
-    for name, group in GROUPS:
-        assert group["interval"] == ("15s" if name == "scaling.yaml" else "1m"), name
+    others = {"gpucost-scaling.rules": "15s", "gpucost-month-kept.rules": "10m"}
+    for _, group in GROUPS:
+        assert group["interval"] == others.get(group["name"], "1m"), group["name"]
     assert len({group["name"] for _, group in GROUPS}) == len(GROUPS)
+
+
+def test_what_is_recorded_less_often_than_the_lookback_is_read_by_ranges_alone() -> None:
+    for name, expression in expressions():
+        for kept in re.findall(r"\w+:\w+:kept\b(\S*)", expression):
+            assert kept.startswith("[1d]"), name
 
 
 def test_every_alert_is_tested_firing_silent_resolving_and_in_words() -> None:

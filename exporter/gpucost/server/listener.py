@@ -8,15 +8,16 @@ import ssl
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any
 
-from gpucost.server.common import Common
-from gpucost.server.handler import MAX_HEAD_BYTES, Handler, shut
-from gpucost.web_config import Guard
+from gpucost.server.handler import MAX_HEAD_BYTES, Compressed, Handler, shut
+from gpucost.web_config import Guard, Passwords
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gpucost.answers import Pages
     from gpucost.config import Http
     from gpucost.web_config import WebConfig
@@ -46,14 +47,19 @@ class Listener(ThreadingHTTPServer):
         web: WebConfig | None,
         idle_seconds: float,
     ) -> None:
-        guard = web.current if web else Guard
-        self.common = Common(pages, guard, settings.timeout_seconds, idle_seconds)
+        self.pages = pages
+        self.timeout_seconds = settings.timeout_seconds
+        self.idle_seconds = idle_seconds
+        self.passwords = Passwords()
+        self.compressed = Compressed()
+        self.closing = False
+        self.guard: Callable[[], Guard] = web.current if web else Guard
         self._max_connections = settings.max_connections
         self._open: dict[int, socket.socket] = {}
         self._changed = threading.Condition()
         self._refused_logged = 0.0
         self.address_family, self._both_families, host = _family(address, port)
-        super().__init__((host, port), BaseHTTPRequestHandler)  # ours: see finish_request
+        super().__init__((host, port), Handler)
 
     def server_bind(self) -> None:
         """Bind; without HTTPServer's look-up of the host's full name, which may take long."""
@@ -88,10 +94,10 @@ class Listener(ThreadingHTTPServer):
     def finish_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - its base
         """Shake hands where TLS is on, then serve. On the connection's own thread."""
         try:
-            request.settimeout(self.common.timeout_seconds)
-            guard = self.common.guard()
+            request.settimeout(self.timeout_seconds)
+            guard = self.guard()
             if guard.tls is None:
-                Handler(request, client_address, self, self.common)
+                Handler(request, client_address, self)
                 return
             # Wrapping moves the connection into another object, and empties the first.
             with guard.tls.wrap_socket(
@@ -101,7 +107,7 @@ class Listener(ThreadingHTTPServer):
                     self._open[id(request)] = secured
                 secured.do_handshake()  # its timeout is for all of it
                 _check_names(secured, guard)
-                Handler(secured, client_address, self, self.common)
+                Handler(secured, client_address, self)
         finally:
             self._forget(request)
 
@@ -120,7 +126,7 @@ class Listener(ThreadingHTTPServer):
                 self._max_connections,
             )
         request.settimeout(0)
-        if self.common.guard().tls is None:
+        if self.guard().tls is None:
             try:
                 request.send(
                     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\n"
@@ -142,7 +148,7 @@ class Listener(ThreadingHTTPServer):
     def server_close(self) -> None:
         """Close the listening socket, then every connection."""
         super().server_close()
-        self.common.closing = True
+        self.closing = True
         deadline = time.monotonic() + _CLOSE_SECONDS
         with self._changed:
             # Readers see the end of input; writers may finish.

@@ -99,16 +99,6 @@ The rule files for the settings, as scripts/render_rules.py makes them; a test c
 {{- end -}}
 {{- $selector := include "gpucost.selector" (dict "of" $match "order" $order) -}}
 {{- $metric := ternary "gpucost_loaded_cost_usd" "gpucost_cost_usd" (eq (default "plain" .cost) "loaded") -}}
-{{- $counted := dict -}}
-{{- $budget := . -}}
-{{- range $span := list "month_to_date" "rate5m" -}}
-{{- $of := printf "workload:%s:%s%s" $metric $span $selector -}}
-{{- if not (kindIs "invalid" $budget.model_apis) -}}
-{{- $of = printf "%s or team_model:gpucost_api_cost_usd:%s%s" $of $span
-  (include "gpucost.selector" (dict "of" $budget.model_apis "order" (list "cluster" "team" "model"))) -}}
-{{- end -}}
-{{- $_ := set $counted $span $of -}}
-{{- end -}}
 {{- $rules := list (dict "record" "budget:gpucost_usd:setting" "expr" (printf "vector(%s)" (include "gpucost.number" .usd_per_month)) "labels" $labels) -}}
 {{- $shares := dict "50" "info" "90" "warning" "100" "critical" -}}
 {{- if hasKey . "shares" -}}{{- $shares = default dict .shares -}}{{- end -}}
@@ -120,10 +110,10 @@ The rule files for the settings, as scripts/render_rules.py makes them; a test c
 {{- end -}}
 {{- end -}}
 {{- $rules = append $rules (dict "record" "budget:gpucost_cost_usd:month_to_date"
-  "expr" (printf "sum by (month) (%s)\nor\n0 * gpucost:billing_month_start:timestamp_seconds" $counted.month_to_date)
+  "expr" (printf "sum by (month) (workload:%s:month_to_date%s)\nor\n0 * gpucost:billing_month_start:timestamp_seconds" $metric $selector)
   "labels" $labels) -}}
 {{- $rules = append $rules (dict "record" "budget:gpucost_cost_usd:rate5m"
-  "expr" (printf "sum(%s)\nor\n0 * group(gpucost_build_info)" $counted.rate5m)
+  "expr" (printf "sum(workload:%s:rate5m%s)\nor\n0 * group(gpucost_build_info)" $metric $selector)
   "labels" $labels) -}}
 {{- toYaml $rules -}}
 {{- end -}}
@@ -173,7 +163,7 @@ The rule files for the settings, as scripts/render_rules.py makes them; a test c
 {{- end -}}
 {{- end -}}
 {{- if $rules -}}
-{{- $interval := ternary .interval $settings.interval (eq .name "gpucost-scaling.rules") -}}
+{{- $interval := ternary .interval $settings.interval (has .name (list "gpucost-scaling.rules" "gpucost-month-kept.rules")) -}}
 {{- $groups = append $groups (merge (dict "rules" $rules "interval" $interval) .) -}}
 {{- end -}}
 {{- end -}}
@@ -185,9 +175,12 @@ The rule files for the settings, as scripts/render_rules.py makes them; a test c
 {{- $settings := include "gpucost.ruleSettings" . | fromYaml -}}
 {{- $files := dict -}}
 {{- $known := dict -}}
+{{- $scaled := list -}}
+{{- range $settings.scaling -}}{{- $scaled = append $scaled .workload -}}{{- end -}}
+{{- $scaled = include "gpucost.selector" (dict "of" (dict "workload" (sortAlpha (uniq $scaled))) "order" (list "workload")) -}}
 {{- range $path, $_ := .Files.Glob "files/rules/*.yaml" -}}
 {{- $name := base $path -}}
-{{- $text := $.Files.Get $path -}}
+{{- $text := $.Files.Get $path | replace `workload=~"none"` ($scaled | trimPrefix "{" | trimSuffix "}") -}}
 {{- range regexFindAll `- alert: \S+` $text -1 -}}{{- $_ := set $known (trimPrefix "- alert: " .) true -}}{{- end -}}
 {{- if or (ne $name "scaling.yaml") $settings.scaling -}}
 {{- $_ := set $files $name (include "gpucost.ruleGroups" (dict "text" $text "settings" $settings) | fromYamlArray) -}}
