@@ -86,6 +86,12 @@ fuzz: ## fuzz every parser and the HTTP server (RUNS inputs each, TARGETS some o
 	@scripts/bootstrap.sh python fuzz
 	@.cache/fuzz/bin/python tests/fuzz/fuzz.py $(if $(RUNS),--runs $(RUNS)) $(TARGETS)
 
+.PHONY: published
+published: ## the chart, its examples and the workflows as their makers take them (Go >= 1.26)
+	@scripts/bootstrap.sh python
+	PYTHONPATH=tests:exporter $(PY) -m published
+	GPUCOST_PUBLISHED=1 $(PY) -m pytest tests/unit/test_examples.py tests/unit/test_workflows.py
+
 # Root's PATH is often not the caller's: sudo env "PATH=$$PATH" make cluster
 CLUSTER := PYTHONPATH=tests $(PY) -m cluster
 

@@ -108,7 +108,7 @@ def oracle(key: str, said: dict[Fact, float], known: dict[tuple[str, str], Insta
         said.clear()
         for shape, part in PARTS.items():
             count = known["oci", shape].gpu_count
-            if count is not None:
+            if count is not None and f"part:{part}" in parts:
                 said["oci", shape, "on_demand", EVERYWHERE] = count * parts[f"part:{part}"]
     elif key == "skypilot-oci":
         by_shape = {(provider, name, it): usd for (provider, name, it, _), usd in said.items()}

@@ -129,6 +129,14 @@ class Match(_Section, frozen=True):
     node_pool: Names | None = None
 
 
+class ModelApis(_Section, frozen=True):
+    """Whose spend on model APIs a budget counts too: a name or several, by label."""
+
+    cluster: Names | None = None
+    team: Names | None = None
+    model: Names | None = None
+
+
 class Budget(_Section, frozen=True):
     """USD of a calendar month."""
 
@@ -139,6 +147,7 @@ class Budget(_Section, frozen=True):
         default_factory=lambda: {50: "info", 90: "warning", 100: "critical"}
     )
     cost: Literal["plain", "loaded"] = "plain"
+    model_apis: ModelApis | None = None
 
 
 class Target(_Section, frozen=True):
@@ -247,7 +256,9 @@ def parse_settings(text: str) -> Settings:
 
 def _check(settings: Settings) -> None:
     for number, budget in enumerate(settings.budgets):
-        _check_match(budget.match, f"$.budgets[{number}].match")
+        _check_names(budget.match, f"$.budgets[{number}].match")
+        if budget.model_apis is not None:
+            _check_names(budget.model_apis, f"$.budgets[{number}].model_apis")
     _check_once((budget.name for budget in settings.budgets), "budgets")
     _check_once((f"{it.namespace}/{it.workload}" for it in settings.targets), "targets")
     _check_once((f"{it.namespace}/{it.workload}" for it in settings.work), "work")
@@ -268,11 +279,10 @@ def _check(settings: Settings) -> None:
         raise SettingsError("must be above 0 and at most 4m - at `$.interval`")
 
 
-def _check_match(match: Match, path: str) -> None:
-    for label in Match.__struct_fields__:
-        value = getattr(match, label)
+def _check_names(match: Match | ModelApis, path: str) -> None:
+    for label, value in _matched(match).items():
         names = (value,) if isinstance(value, str) else value
-        if names is not None and not (names and all(map(str.isprintable, names))):
+        if not (names and all(map(str.isprintable, names))):
             raise SettingsError(
                 f"must be one or more names of printable characters - at `{path}.{label}`"
             )
@@ -390,15 +400,18 @@ def budget_rules(budget: Budget) -> Iterator[Rule]:
     A budget adds up whatever it matches, over clusters too. Zero is said only where exporters
     are there to know it.
     """
-    matched = {
-        label: value
-        for label in Match.__struct_fields__
-        if (value := getattr(budget.match, label)) is not None
-    }
+    matched = _matched(budget.match)
     owner = {label: value for label, value in matched.items() if isinstance(value, str)}
     labels = {"budget": budget.name, **owner}
-    selector = _selector(matched)
     metric = "gpucost_loaded_cost_usd" if budget.cost == "loaded" else "gpucost_cost_usd"
+
+    def counted(span: str) -> str:
+        of_gpus = f"workload:{metric}:{span}{_selector(matched)}"
+        if budget.model_apis is None:
+            return of_gpus
+        selector = _selector(_matched(budget.model_apis))
+        return f"{of_gpus} or team_model:gpucost_api_cost_usd:{span}{selector}"
+
     yield Rule("budget:gpucost_usd:setting", f"vector({_number(budget.usd_per_month)})", labels)
     for share, severity in sorted(budget.shares.items()):
         if severity is not None:
@@ -409,16 +422,24 @@ def budget_rules(budget: Budget) -> Iterator[Rule]:
             )
     yield Rule(
         "budget:gpucost_cost_usd:month_to_date",
-        f"sum by (month) (workload:{metric}:month_to_date{selector})\n"
+        f"sum by (month) ({counted('month_to_date')})\n"
         "or\n"
         "0 * gpucost:billing_month_start:timestamp_seconds",
         labels,
     )
     yield Rule(
         "budget:gpucost_cost_usd:rate5m",
-        f"sum(workload:{metric}:rate5m{selector})\nor\n0 * group(gpucost_build_info)",
+        f"sum({counted('rate5m')})\nor\n0 * group(gpucost_build_info)",
         labels,
     )
+
+
+def _matched(match: Match | ModelApis) -> dict[str, str | tuple[str, ...]]:
+    return {
+        label: value
+        for label in match.__struct_fields__
+        if (value := getattr(match, label)) is not None
+    }
 
 
 def _selector(labels: Mapping[str, str | tuple[str, ...]]) -> str:

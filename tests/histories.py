@@ -170,6 +170,7 @@ class Machine:
         self.api_speaks = True
         self.node_known = True
         self.pods: dict[tuple[str, str], Pod] = {}
+        self.ended: dict[str, float] = {}
         self.joules: dict[str, float] = {}
         self.uids = 0
         self._deeds: dict[str, Callable[[Happening], None]] = {
@@ -215,6 +216,7 @@ class Machine:
             if self.kubelet_speaks
             else None,
             pods=dict(self.pods) if self.api_speaks else None,
+            ended=dict(self.ended) if self.api_speaks else {},
         )
 
     def _read(self, device: Device, mood_at: int) -> GpuReading:
@@ -250,7 +252,7 @@ class Machine:
                 workload=workload,
                 workload_kind=kind,
                 team=team,
-                started_at=None if happening.where % 2 else self.wall - 30.0,
+                started_at=(None, self.wall - 30.0, self.wall - 0.2)[happening.where % 3],
                 ready_probe=bool(happening.where % 3),
                 containers=(ContainerStatus(holder.container),),
                 gpu_containers=(holder.container,),
@@ -289,9 +291,11 @@ class Machine:
         self.held = [it for it in self.held if it.holder != holder]
 
     def _end(self, happening: Happening) -> None:
-        """The pod goes from the API; perhaps the kubelet still lists it."""
+        """The pod goes from the API, perhaps with its end; perhaps the kubelet still lists it."""
         holder = self._who(happening)
-        self.pods.pop((holder.namespace, holder.pod), None)
+        gone = self.pods.pop((holder.namespace, holder.pod), None)
+        if gone is not None and happening.where % 2:
+            self.ended[gone.uid] = self.wall - happening.where / 10
         if happening.where % 3:
             self._release(happening)
 

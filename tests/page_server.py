@@ -16,6 +16,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers by the server's `answer`, and counts the requests."""
 
     server: Server
+    body = b""
 
     def do_GET(self) -> None:
         self.server.requests.append(self)
@@ -23,6 +24,10 @@ class Handler(BaseHTTPRequestHandler):
             self.server.answer(self)
         except OSError:
             self.close_connection = True  # the client went away: it had enough
+
+    def do_POST(self) -> None:
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.do_GET()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name in the base
         """Quiet."""

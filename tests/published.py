@@ -1,7 +1,7 @@
-"""The schemas of what the chart makes, read from where they are published: Go modules.
+"""The schemas of what the chart makes, and actionlint, from where they are published: Go modules.
 
-Nothing of them is copied. `objects_of` gives None where a module is not on this machine, since a
-plain `make test` needs no Go; the modules come with `make cluster` and `make e2e`.
+Nothing of them is copied. A plain `make test` needs no Go, so it passes over what is not on this
+machine; `make published` brings all of it (`python -m published`) and fails where any is missing.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import pytest
 import yaml
 
+from cluster.place import Place
+from cluster.programs import ACTIONLINT, build
 from programs import ROOT
 
 if TYPE_CHECKING:
@@ -36,7 +39,39 @@ CRDS = {
         "github.com/prometheus-operator/prometheus-operator",
     ): "example/prometheus-operator-crd",
     ("crds", "github.com/aws/karpenter-provider-aws"): "pkg/apis/crds",
+    ("crds", "github.com/grafana/grafana-operator/v5"): "config/crd/bases",
 }
+KUBERNETES = ("kubernetes", "k8s.io/kubernetes")
+
+ALL_HERE = "GPUCOST_PUBLISHED"
+"""Set where nothing may be missing: `make published`."""
+
+
+def missing(what: str) -> NoReturn:
+    """Pass over a test of something that is not on this machine, where that may be."""
+    if os.environ.get(ALL_HERE):
+        raise AssertionError(f"no {what}; `python -m published` should have brought it")
+    pytest.skip(f"no {what} on this machine: make published")
+
+
+def actionlint() -> Path:
+    """The program."""
+    found = ACTIONLINT.folder_in(Place.of_environment().programs) / "actionlint"
+    if not found.is_file():
+        missing("actionlint")
+    return found
+
+
+def bring() -> None:
+    """Download the modules and build actionlint. Raises ClusterError where there is no Go."""
+    build((ACTIONLINT,), Place.of_environment().programs)
+    for tool, module in (*CRDS, KUBERNETES):
+        subprocess.run(
+            ["go", "mod", "download", module],  # noqa: S607 - the Go that built actionlint
+            cwd=TOOLS / tool,
+            check=True,
+            timeout=600,
+        )
 
 
 @functools.cache
@@ -79,7 +114,7 @@ def crds() -> dict[tuple[str, str], Schema]:
 @functools.cache
 def kubernetes() -> dict[tuple[str, str], Schema]:
     """The same of Kubernetes' own kinds."""
-    folder = folder_of("kubernetes", "k8s.io/kubernetes")
+    folder = folder_of(*KUBERNETES)
     if folder is None:
         return {}
     swagger = json.loads((folder / "api/openapi-spec/swagger.json").read_text())
@@ -160,3 +195,7 @@ def _faults_of_map(value: Object, schema: Schema, path: str, named: Schema) -> I
             yield from _faults(each, rest, f"{path}.{name}", named)
         elif known and not schema.get("x-kubernetes-preserve-unknown-fields") and path:
             yield f"{path}: knows no {name}"
+
+
+if __name__ == "__main__":
+    bring()

@@ -226,10 +226,9 @@ def _usage(index: int, part: _Part) -> Usage:
             method=Method.EXCLUSIVE if device.mig is None else Method.MIG,
             state=None if holder else next(iter(states)),
         ),
+        paid_by=Seat(holder or NODE, device.model),
         rates=tuple(
             Rate(
-                gpu_uuid=device.uuid,
-                holder=holder,
                 state=state,
                 gpus=ratio * weight,
                 usd_per_second=None if usd_per_second is None else usd_per_second * ratio * weight,
@@ -271,15 +270,15 @@ def _payer(holder: Holder, gpu_model: str) -> Payer:
 def _ledger(usages: tuple[Usage, ...]) -> Ledger:
     seconds = HOURS * 3600
     by_gpu: defaultdict[str, list[Rate]] = defaultdict(list)
-    by_holder: defaultdict[Holder, list[Rate]] = defaultdict(list)
-    nobodys: list[Rate] = []
+    by_seat: defaultdict[Seat, list[Rate]] = defaultdict(list)
     for usage in usages:
-        for rate in usage.rates:
-            by_gpu[rate.gpu_uuid].append(rate)
-            (nobodys if rate.holder is None else by_holder[rate.holder]).append(rate)
+        by_gpu[usage.share.gpu_uuid] += usage.rates
+        by_seat[usage.paid_by] += usage.rates
+    nobodys = [rate for seat, rates in by_seat.items() if seat.holder == NODE for rate in rates]
+    by_holder = {seat.holder: rates for seat, rates in by_seat.items() if seat.holder != NODE}
     model = {gpu.device.uuid: gpu.device.model for gpu in _GPUS}
     payers = {
-        holder: _payer(holder, model[rates[0].gpu_uuid]) for holder, rates in by_holder.items()
+        seat.holder: _payer(seat.holder, seat.gpu_model) for seat in by_seat if seat.holder != NODE
     }
     months: dict[Workload, Account] = {
         Workload(
@@ -424,7 +423,7 @@ def with_holder(report: Report, old: Holder, new: Holder, payer: Payer) -> Repor
         replace(
             usage,
             share=replace(usage.share, holder=new, seat=Seat(new, usage.share.seat.gpu_model)),
-            rates=tuple(replace(rate, holder=new) for rate in usage.rates),
+            paid_by=Seat(new, usage.share.seat.gpu_model),
         )
         if usage.share.holder == old
         else usage

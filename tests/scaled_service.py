@@ -32,7 +32,7 @@ class Service(Struct, frozen=True):
     law: Law
     arrivals: Callable[[float], float]
     seconds_per_request: float = 8.0
-    usd_per_hour: float = 4.0
+    usd_per_hour: Callable[[float], float] = lambda _: 4.0
     node_seconds: float = 120
     loading_seconds: float = 180
     gateway: float = 500
@@ -114,7 +114,7 @@ class _Cluster:
             waiting = min(waiting, of.gateway)
             finished += done
         if bound:
-            self._price = of.usd_per_hour
+            self._price = of.usd_per_hour(second)
         # No request is a thousandth.
         self._waiting = waiting if waiting > 1e-3 else 0.0
         self._running = running if running > 1e-3 else 0.0
@@ -123,7 +123,7 @@ class _Cluster:
                 second=second, wanted=len(self._pods), bound=len(bound), ready=ready,
                 waiting=self._waiting, running=self._running, arrivals=arrivals,
                 refused=refused / STEP, finished=finished / STEP,
-                usd_per_hour=len(self._pods) * of.usd_per_hour,
+                usd_per_hour=len(self._pods) * of.usd_per_hour(second),
                 need_load=(self._waiting + self._running) / (of.law.requests_per_replica or 10.0),
             )
         )  # fmt: skip

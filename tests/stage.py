@@ -98,6 +98,7 @@ class Stage:
         self.kubelet_speaks = True
         self.pods: dict[tuple[str, str], Pod] | None = {}
         self.engines: Mapping[tuple[str, str], EngineReading] = {}
+        self.ended: Mapping[str, float] = {}
         self.node = Node("node-1", capacity_type="on_demand")
         self.node_known = True
         self.labels_expected = True
@@ -118,11 +119,13 @@ class Stage:
         """The API server shows these pods, beside those it shows already."""
         self.pods = {**(self.pods or {}), **{(it.namespace, it.name): it for it in pods}}
 
-    def end(self, holder: Holder = ADA) -> None:
-        """The pod is gone, and what it held is free."""
+    def end(self, holder: Holder = ADA, *, at: float | None = None) -> None:
+        """The pod is gone, and what it held is free; the API server may have said since when."""
         self.held = [it for it in self.held if it.holder != holder]
         if self.pods is not None:
             ended = (holder.namespace, holder.pod)
+            if at is not None:
+                self.ended = {**self.ended, self.pods[ended].uid: at}
             self.pods = {key: it for key, it in self.pods.items() if key != ended}
 
     def snapshot(self) -> Snapshot:
@@ -136,6 +139,7 @@ class Stage:
             pods=self.pods,
             clock_seconds=self.steady,
             engines=self.engines,
+            ended=self.ended,
         )
 
     def answer(self, *models: ModelReading, holder: Holder = ADA, age: float = 0.0) -> None:

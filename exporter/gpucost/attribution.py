@@ -29,7 +29,7 @@ from gpucost.model import (
 from gpucost.pricing import mig_share
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from typing import Literal
 
 _REPLICA = re.compile(r"(?P<base>.+?)(?:::[0-9]+|/vgpu[0-9]+)", re.DOTALL)
@@ -107,18 +107,16 @@ class _Unit:
         self.offered: set[str] = set()
         self.replicas: dict[str, list[Holding]] = {}
         self.whole: dict[str, list[Holding]] = {}
-        self.fractions: dict[Holder, float] = {}
+        self.fractions: dict[tuple[str, float], list[Holding]] = {}
 
     def add(self, holding: Holding) -> None:
         """Take a holding of this unit, by what grants it: an id, a claim or a part stated."""
         if holding.fraction is not None:
-            held = self.fractions.get(holding.holder, 0.0)
-            self.fractions[holding.holder] = held + holding.fraction
+            self.fractions.setdefault((holding.claim, holding.fraction), []).append(holding)
         elif is_replica(holding.device_id):
             self.replicas.setdefault(holding.device_id, []).append(holding)
         else:
-            grant = holding.claim or ""
-            self.whole.setdefault(grant, []).append(holding)
+            self.whole.setdefault(holding.claim, []).append(holding)
 
     def weights(self) -> tuple[dict[Holder, float], Method | None]:
         """Each holder's part of the unit, 1 at most in total, and how it was found.
@@ -135,14 +133,10 @@ class _Unit:
             each = _evenly(self.replicas.values(), len(self.replicas) / count)
             kinds.append((Method.REPLICAS if self.offered or count == 1 else Method.EVEN, each))
         if self.fractions:
-            kinds.append((Method.FRACTION, self.fractions))
-        if len(kinds) == 1:
-            method, parts = kinds[0]
-        else:
-            method, parts = Method.EVEN, {}
-            for _, some in kinds:
-                for holder, part in some.items():
-                    parts[holder] = parts.get(holder, 0.0) + part
+            stated = [_evenly([held], part) for (_, part), held in self.fractions.items()]
+            kinds.append((Method.FRACTION, _added(stated)))
+        method = kinds[0][0] if len(kinds) == 1 else Method.EVEN
+        parts = _added(some for _, some in kinds)
         total = math.fsum(parts.values())
         if total > 1:
             parts = {holder: part / total for holder, part in parts.items()}
@@ -153,19 +147,29 @@ class _Unit:
 
         Containers of one pod may share what is the pod's, and pods a claim.
         """
-        kinds = [bool(self.whole), bool(self.replicas), bool(self.fractions)]
         exclusive = [
             held
             for held in (*self.whole.values(), *self.replicas.values())
             if not held[0].claim and len({(h.holder.namespace, h.holder.pod) for h in held}) > 1
         ]
         apart = [held for held in self.whole.values() if not held[0].shareable]
-        return sum(kinds) > 1 or bool(exclusive) or (len(self.whole) > 1 and bool(apart))
+        grants = len(self.whole) + len(self.fractions)
+        mixed = bool(self.replicas) and grants > 0
+        return mixed or bool(exclusive) or (grants > 1 and bool(apart))
 
     def holdings(self) -> list[Holding]:
         """All of them."""
-        groups = (*self.whole.values(), *self.replicas.values())
+        groups = (*self.whole.values(), *self.replicas.values(), *self.fractions.values())
         return [holding for held in groups for holding in held]
+
+
+def _added(some: Iterable[Mapping[Holder, float]]) -> dict[Holder, float]:
+    """Each holder's parts together."""
+    parts: dict[Holder, float] = {}
+    for one in some:
+        for holder, part in one.items():
+            parts[holder] = parts.get(holder, 0.0) + part
+    return parts
 
 
 def _evenly(groups: Collection[Sequence[Holding]], whole: float = 1.0) -> dict[Holder, float]:

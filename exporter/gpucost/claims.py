@@ -1,7 +1,8 @@
 """What is held otherwise than by a device plugin's id, in device ids: pure.
 
 DRA: the kubelet names a claim's devices by pool and name. The driver's ResourceSlices say which GPU
-or MIG device that is, the claim what of it a container asked for, and whether it holds it at all.
+or MIG device that is, the claim what of it a container asked for, whether it holds it at all, and
+how much of it where several claims share it.
 HAMi: the pod's annotation names GPU and part, and the kubelet's ids say nothing. And what only an
 ordinary init container asked for is held until the pod ends, and the kubelet lists it for nobody.
 """
@@ -17,7 +18,15 @@ from gpucost.model import Holder, Holding, Problem
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gpucost.model import Claimable, Claimed, Device, Holdings, MigInstance, Pod
+    from gpucost.model import (
+        Claimable,
+        Claimed,
+        ClaimResult,
+        Device,
+        Holdings,
+        MigInstance,
+        Pod,
+    )
     from gpucost.sources.base import DraRead
 
 _SHOWN = 4
@@ -42,16 +51,18 @@ def resolved(
     found: dict[Holding, None] = {}
     strangers: list[Claimed] = []
     for claimed in holdings.claimed:
-        if dra is not None and not _holds(claimed, dra, pods):
+        granted = None if dra is None else _granted(claimed, dra, pods)
+        if granted == ():
             continue
         offered = None if dra is None else dra.devices.get((claimed.pool, claimed.device))
         device_id = None if offered is None else _device_id(offered, devices)
-        if device_id is None:
+        if offered is None or device_id is None:
             strangers.append(claimed)
             continue
         grant = f"{claimed.claim}#{claimed.share_id}" if claimed.share_id else claimed.claim
+        part = _part(offered, granted or ())
         shareable = bool(claimed.share_id)
-        found[Holding(claimed.holder, "", device_id, grant, shareable)] = None
+        found[Holding(claimed.holder, "", device_id, grant, shareable, part)] = None
     unresolved = len({(claimed.pool, claimed.device) for claimed in strangers})
     return (
         replace(
@@ -79,13 +90,15 @@ def with_reserved(
     memory = {device.uuid.casefold(): device.memory_bytes for device in devices}
     kept = [it for it in holdings.holdings if (it.holder.namespace, it.holder.pod) not in reserving]
     for key in sorted(reserving & listed):
-        for it in (pods or {})[key].reserved:
+        for n, it in enumerate((pods or {})[key].reserved):
             whole = memory.get(it.uuid.casefold())
             part = max(it.cores_ratio, it.memory_bytes / whole if whole else 0.0)
-            fraction = min(part, 1.0) if part > 0 else None
-            kept.append(
-                Holding(Holder(*key, it.container), "", it.uuid, claim="hami", fraction=fraction)
-            )
+            holder = Holder(*key, it.container)
+            if part > 0:
+                grant = f"hami:{'/'.join(key)}#{n}"
+                kept.append(Holding(holder, "", it.uuid, grant, fraction=min(part, 1.0)))
+            else:
+                kept.append(Holding(holder, "", it.uuid, claim="hami"))
     return replace(holdings, holdings=tuple(kept))
 
 
@@ -124,12 +137,14 @@ def with_unlisted(
     )
 
 
-def _holds(claimed: Claimed, dra: DraRead, pods: Mapping[tuple[str, str], Pod] | None) -> bool:
-    """Whether a container really holds a device of its claim.
+def _granted(
+    claimed: Claimed, dra: DraRead, pods: Mapping[tuple[str, str], Pod] | None
+) -> tuple[ClaimResult, ...] | None:
+    """By which results of its claim a container holds a device: by none, if it does not.
 
     The kubelet lists every device of the claim for every container that uses it, though one may
     have asked for one request alone, and also those of an admin's claim, which looks after
-    devices that others hold. What is not known of a claim does not take the device away.
+    devices that others hold. What is not known of a claim (None) does not take the device away.
     """
     results = [
         result
@@ -138,13 +153,29 @@ def _holds(claimed: Claimed, dra: DraRead, pods: Mapping[tuple[str, str], Pod] |
         and claimed.share_id in ("", result.share_id)
     ]
     if not results:
-        return True
+        return None
     wanted = _requests(claimed, pods)
-    return any(
-        not result.admin
-        and (not wanted or result.request in wanted or result.request.split("/")[0] in wanted)
+    return tuple(
+        result
         for result in results
+        if not result.admin
+        and (not wanted or result.request in wanted or result.request.split("/")[0] in wanted)
     )
+
+
+def _part(offered: Claimable, granted: Sequence[ClaimResult]) -> float | None:
+    """The part of a device that is consumed of it: of its capacities, the one consumed most.
+
+    As with HAMi: what is left of the others can be given to nobody without that one. None where
+    nothing is (only a device that allows several allocations has consumable capacity).
+    """
+    parts = [
+        sum(result.consumed.get(name, 0.0) for result in granted) / whole
+        for name, whole in offered.capacity.items()
+        if whole > 0
+    ]
+    part = min(max(parts, default=0.0), 1.0)
+    return part if part > 0 else None
 
 
 def _requests(claimed: Claimed, pods: Mapping[tuple[str, str], Pod] | None) -> set[str]:

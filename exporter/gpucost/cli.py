@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ from gpucost.record import record
 from gpucost.replay import MAX_SECONDS, RecordingError, replay
 from gpucost.restart import Moment
 from gpucost.server import Server
+from gpucost.sources.base import SourceError
 from gpucost.sources.recorded import CONFIG
 from gpucost.state_folder import StateFolder
 from gpucost.web_config import WebConfig
@@ -50,6 +52,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("gpucost")
 
 DEFAULT_LISTEN = ":10190"
+ADVICE: dict[str, tuple[str, str]] = {
+    "recommend": (
+        "the GPUs that a model needs, by what they cost",
+        "gpucost.advice.recommend_command",
+    ),
+}
+"""Commands that ask a Prometheus: what each is for, and the module whose `add_to(parser)` adds its
+flags and sets `run`. Imported when called for: what serves has no use for them."""
+
 _EXIT_NO_DOLLARS = 1
 _EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130
@@ -71,7 +82,11 @@ IN_MEMORY_ONLY = Problem(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, 1 (no dollars, no readings) or 2 (wrong settings)."""
+    """Run a command.
+
+    The exit status is 0, 1 (no dollars, no readings, a difference that was asked for) or 2 (wrong
+    settings, or nobody answers).
+    """
     words = sys.argv[1:] if arguments is None else list(arguments)
     given = _parser(words).parse_args(words)
     logging.basicConfig(
@@ -85,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = given.run(given)
     except (ConfigError, RecordingError) as error:
         print(f"gpucost: {error}", file=sys.stderr)
+        return _EXIT_USAGE
+    except SourceError as error:
+        print(f"gpucost: {error} {error.remedy}".rstrip(), file=sys.stderr)
         return _EXIT_USAGE
     except BrokenPipeError:
         # The reader of a pipe has seen enough.
@@ -173,6 +191,10 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         prices_commands.add_to(
             prices, common, _look, lambda given: _config_file(given).config.prices
         )
+    for name, (text, module) in ADVICE.items():
+        added = commands.add_parser(name, help=text, description=text, parents=[common])
+        if words[:1] == [name]:
+            import_module(module).add_to(added)
     return parser
 
 
@@ -339,6 +361,8 @@ def _once(given: argparse.Namespace) -> int:
     page = encode(report, openmetrics=given.openmetrics, reveal=given.replay is not None)
     sys.stdout.buffer.write(page)
     sys.stdout.flush()
+    for it in report.problems:  # the page only counts them
+        print(f"gpucost: {it.source}: {it.kind}: {it.message} {it.remedy}", file=sys.stderr)
     return 0
 
 

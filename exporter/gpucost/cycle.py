@@ -1,19 +1,22 @@
 """One cycle, from a Snapshot to a Report: attribution, pricing, states, ledger. Pure.
 
-Snapshot -> shares -> prices -> work -> tenures -> usages -> Ledger -> Report
+Snapshot -> shares -> prices -> work -> tenures -> usages -> edges -> Ledger -> Report
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpucost.account import MAX_PODS, MAX_WORKLOADS, OTHER
 from gpucost.attribution import attribute, shared_units
+from gpucost.edges import cut
 from gpucost.gap import YOUNG_NODE_SECONDS, can_tell, charged
-from gpucost.ledger import MAX_PODS, MAX_WORKLOADS, OTHER, accrue, opened
+from gpucost.ledger import accrue
 from gpucost.model import (
     HOLDER_STATES,
     Attributed,
@@ -29,6 +32,7 @@ from gpucost.model import (
     State,
 )
 from gpucost.months import by_month, month_of, start_of
+from gpucost.opening import opened
 from gpucost.pricing import Catalogue, price_gpus
 from gpucost.serving import MAX_SERVICES, counted, new_readings
 from gpucost.tenure import Patience, observe, seats_of
@@ -131,14 +135,25 @@ def advance(
         starting_max_seconds=config.starting_max_seconds,
         unhealthy_paid_by=config.unhealthy_paid_by,
     )
-    now = usages(snapshot, shares, ledger.tenures, prices, thresholds, ledger.clock_seconds, work)
+    judge = partial(
+        usages,
+        snapshot,
+        tenures=ledger.tenures,
+        prices=prices,
+        thresholds=thresholds,
+        clock_seconds=ledger.clock_seconds,
+        work=work,
+    )
+    now = judge(shares)
     if first_reading:
         ledger = with_provisioning(ledger, snapshot, shares, seconds, terms)
     if ledger.gap is not None and can_tell(ledger, snapshot, patience):
         ledger = charged(ledger, snapshot, shares, prices, shown_at)
     watts = mean_watts(() if before is None else before.snapshot.gpus, snapshot.gpus, seconds)
+    last = None if before is None else before.attributed
+    paid = cut(now, last, attributed, snapshot, ledger, seconds, judge)
     for month, part in by_month(snapshot.wall_time, seconds, config.zone):
-        ledger = accrue(ledger, now, prices, watts, seconds=part, month=month, shown_at=shown_at)
+        ledger = accrue(ledger, paid, prices, watts, seconds=part, month=month, shown_at=shown_at)
     known = {} if before is None else before.served
     answers = counted(ledger, snapshot, new_readings(snapshot, known), shown_at)
     if ledger.work or answers.work:

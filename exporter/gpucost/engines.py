@@ -14,6 +14,7 @@ What the names hide, and the rows say:
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
@@ -50,7 +51,10 @@ class Engine(Struct, frozen=True):
     beside: bool = False
     """Whether it also counts models that an engine inside it does not name."""
     parts: Mapping[str, Figure] = field(default_factory=dict)
-    """Models that are steps of another, by that one's name: their requests are its own."""
+    """Models that are steps of another, by that one's name: their requests are its own.
+
+    What only a step tells (the tokens, the queue) is told of the whole.
+    """
 
 
 _VLLM_COUNTS = {
@@ -81,14 +85,36 @@ _RAY_PREFIXES = ("ray_vllm_", "ray_vllm:")
 
 
 def _as_ray_writes(figure: Figure) -> Figure:
-    """Ray's metrics agent puts `ray_` before a name and, since 2.44, `_` for its colon."""
-    return tuple(name for it in figure for name in (it.replace("vllm:", w) for w in _RAY_PREFIXES))
+    """Ray's metrics agent puts `ray_` before a name and, since 2.44, `_` for its colon.
+
+    Before that it showed counters without `_total` too.
+    """
+    return tuple(
+        name
+        for it in figure
+        for written in (it.replace("vllm:", prefix) for prefix in _RAY_PREFIXES)
+        for name in dict.fromkeys((written, re.sub(r"_total\b", "", written)))
+    )
+
+
+_LMDEPLOY_FAILED = "error|.*(ERROR|REPEAT|NOT_EXIST|CONFLICT|NO_QUEUE).*"
+_LMDEPLOY_ABORTED = "abort|.*CANCEL.*"
+
+
+def _lmdeploy_ended(how: str) -> str:
+    return f"lmdeploy:request_success_total{{finished_reason{how}}}"
 
 
 _BENTO_WORK = (
     'endpoint!~"/|/static_content/.*|/(docs\\\\.json|schema\\\\.json|healthz|livez|readyz|metrics)"'
 )
 """Matchers of what is asked of a service, and not of its pages."""
+_BENTO_SERVERS = ("bentoml_service", "bentoml_api_server")
+
+
+def _of_bento(rest: str) -> Figure:
+    return tuple(f"{server}_{rest}" for server in _BENTO_SERVERS)
+
 
 ENGINES = (
     Engine(
@@ -110,9 +136,12 @@ ENGINES = (
         # Only with --enable-metrics. Counters move when a request finishes.
         name="sglang",
         model=("model_name",),
-        marks=("sglang:num_running_reqs",),
         counts={
-            Count.SUCCESS: ("sglang:num_requests_total",),
+            # Up to 0.4.0 there was no count but the histogram's.
+            Count.SUCCESS: (
+                "sglang:num_requests_total",
+                "sglang:e2e_request_latency_seconds_count",
+            ),
             Count.ABORTED: ("sglang:num_aborted_requests_total",),
             Count.PROMPT: ("sglang:prompt_tokens_total",),
             # `total` is the sum of the others where it is there.
@@ -124,31 +153,48 @@ ENGINES = (
         },
         running=('sglang:num_running_reqs{priority=""}',),
         waiting=('sglang:num_queue_reqs{priority=""}',),
-        copies=("tp_rank", "pp_rank", "moe_ep_rank"),
+        copies=("tp_rank", "pp_rank", "moe_ep_rank", "pid"),
     ),
     Engine(
+        # Tokens and times since 1.2. It has no series for what it has not counted yet.
         name="tensorrt_llm",
-        model=("model_name",),
+        model=("model_name", "model"),
         counts={
-            Count.SUCCESS: ("trtllm_request_success_total",),
-            Count.FAILURE: ("trtllm_request_error_total",),
+            Count.SUCCESS: (
+                'trtllm_request_success_total{finished_reason!~"cancelled|timeout|abort|error"}',
+            ),
+            Count.FAILURE: (
+                "trtllm_request_error_total",
+                'trtllm_request_success_total{finished_reason=~"timeout|error"}',
+            ),
+            Count.ABORTED: ('trtllm_request_success_total{finished_reason=~"cancelled|abort"}',),
             Count.PROMPT: ("trtllm_prompt_tokens_total",),
             Count.CACHED: ("trtllm_prompt_cached_tokens_total",),
             Count.OUTPUT: ("trtllm_generation_tokens_total",),
+            Count.PREFILL_SECONDS: ("trtllm_request_prefill_time_seconds_sum",),
+            Count.DECODE_SECONDS: ("trtllm_request_decode_time_seconds_sum",),
+            Count.COMPUTE_SECONDS: ("trtllm_request_inference_time_seconds_sum",),
         },
         running=("trtllm_num_requests_running",),
         waiting=("trtllm_num_requests_waiting",),
     ),
     Engine(
+        # finished_reason is the name of a ResponseType, of which SUCCESS and FINISH are good ends
+        # (lmdeploy/messages.py); the first versions had no count but the histogram's.
         name="lmdeploy",
         model=("model_name",),
         counts={
-            Count.SUCCESS: ('lmdeploy:request_success_total{finished_reason!~"abort|error"}',),
-            Count.FAILURE: ('lmdeploy:request_success_total{finished_reason="error"}',),
-            Count.ABORTED: ('lmdeploy:request_success_total{finished_reason="abort"}',),
+            Count.SUCCESS: (
+                _lmdeploy_ended(f'!~"{_LMDEPLOY_FAILED}|{_LMDEPLOY_ABORTED}"'),
+                "lmdeploy:e2e_request_latency_seconds_count",
+            ),
+            Count.FAILURE: (_lmdeploy_ended(f'=~"{_LMDEPLOY_FAILED}"'),),
+            Count.ABORTED: (_lmdeploy_ended(f'=~"{_LMDEPLOY_ABORTED}"'),),
             Count.PROMPT: ("lmdeploy:prompt_tokens_total",),
             Count.CACHED: ("lmdeploy:cached_tokens_total",),
             Count.OUTPUT: ("lmdeploy:generation_tokens_total",),
+            Count.PREFILL_SECONDS: ("lmdeploy:request_prefill_time_seconds_sum",),
+            Count.DECODE_SECONDS: ("lmdeploy:request_decode_time_seconds_sum",),
             Count.BATCHED: ("lmdeploy:generation_tokens_total",),
             Count.BATCHES: ("lmdeploy:iteration_tokens_total_count",),
         },
@@ -209,6 +255,7 @@ ENGINES = (
             Count.SUCCESS: (
                 'request_finish_total{finished_reason!~"abort|error"}',
                 "request_success_total",
+                "e2e_request_latency_seconds_count",
             ),
             Count.FAILURE: ("request_failure_total",),
             Count.ABORTED: ('request_finish_total{finished_reason="abort"}',),
@@ -233,7 +280,8 @@ ENGINES = (
     ),
     Engine(
         # Counters without `_total`, durations in microseconds; nv_inference_count counts a batch
-        # of n requests' inferences n times. nv_trt_llm_* are all gauges.
+        # of n requests' inferences n times. nv_trt_llm_* are all gauges; the TensorRT-LLM backend
+        # counts tokens in histograms called nv_llm_*, since 0.17.
         name="triton",
         model=("model",),
         marks=("nv_inference_request_success",),
@@ -247,6 +295,8 @@ ENGINES = (
                     for step in ("input", "infer", "output")
                 ),
             ),
+            Count.PROMPT: ("nv_llm_input_token_len_sum",),
+            Count.OUTPUT: ("nv_llm_output_token_len_sum",),
             Count.BATCHED: ("nv_inference_count",),
             Count.BATCHES: ("nv_inference_exec_count",),
         },
@@ -296,25 +346,19 @@ ENGINES = (
         waiting=("ray_serve_deployment_queued_queries",),
     ),
     Engine(
-        # It counts its own pages too.
+        # It counts its own pages too. Before 1.2 the API server was apart from its runners.
         name="bentoml",
         model=("service_name",),
-        marks=("bentoml_service_request_total",),
+        marks=tuple(f"{server}_request_total" for server in _BENTO_SERVERS),
         counts={
-            Count.SUCCESS: (
-                f'bentoml_service_request_total{{{_BENTO_WORK},http_response_code=~"2.."}}',
+            Count.SUCCESS: _of_bento(f'request_total{{{_BENTO_WORK},http_response_code=~"2.."}}'),
+            Count.FAILURE: _of_bento(
+                f'request_total{{{_BENTO_WORK},http_response_code!~"2..|499"}}'
             ),
-            Count.FAILURE: (
-                f'bentoml_service_request_total{{{_BENTO_WORK},http_response_code!~"2..|499"}}',
-            ),
-            Count.ABORTED: (
-                f'bentoml_service_request_total{{{_BENTO_WORK},http_response_code="499"}}',
-            ),
-            Count.COMPUTE_SECONDS: (
-                f"bentoml_service_request_duration_seconds_sum{{{_BENTO_WORK}}}",
-            ),
+            Count.ABORTED: _of_bento(f'request_total{{{_BENTO_WORK},http_response_code="499"}}'),
+            Count.COMPUTE_SECONDS: _of_bento(f"request_duration_seconds_sum{{{_BENTO_WORK}}}"),
         },
-        running=("bentoml_service_request_in_progress",),
+        running=_of_bento("request_in_progress"),
     ),
 )
 

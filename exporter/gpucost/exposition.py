@@ -269,7 +269,7 @@ def _by_seat(usages: Sequence[Usage]) -> dict[Seat, list[Usage]]:
 
 
 def _pod_gauges(page: _Page, payer: Payer, usages: Sequence[Usage]) -> None:
-    rates = [rate for usage in usages for rate in usage.rates if rate.holder is not None]
+    rates = [rate for usage in usages if usage.paid_by.holder != NODE for rate in usage.rates]
     priced = [rate for rate in rates if rate.usd_per_second is not None]
     if priced:
         labels = _payer(payer)

@@ -183,5 +183,5 @@ def _usages(share: Share, part: float, usd_per_hour: float | None, state: State)
     ):
         if ratio > 0:
             usd = None if usd_per_hour is None else usd_per_hour * ratio / HOUR_SECONDS
-            rate = Rate(share.gpu_uuid, holder, why, ratio, usd)
-            yield Usage(replace(share, seat=seat, ratio=ratio, holder=holder), (rate,))
+            part_of = replace(share, seat=seat, ratio=ratio, holder=holder)
+            yield Usage(part_of, seat, (Rate(why, ratio, usd),))

@@ -241,7 +241,7 @@ class Holding(Value, frozen=True):
     `attribution.DeviceIndex` knows them. `resource` is the extended resource's name, or empty.
     `claim` is the DRA claim by which it is held (`<namespace>/<name>`, and its share where it has
     one: it is then `shareable` with other claims), `fraction` the part of the device that was
-    reserved where that is stated; None where the id says it.
+    reserved by it where that is stated; None where the id says it.
     """
 
     holder: Holder
@@ -270,7 +270,8 @@ class Claimable(Value, frozen=True):
 
     A GPU has its UUID, and so has a MIG device that is there already; one that is made when it is
     claimed has none, and is known by its parent's UUID, its profile and where it begins
-    (`placement`, in memory slices).
+    (`placement`, in memory slices). `capacity` is what there is of it to be consumed, by name
+    (bytes of `memory`, ...).
     """
 
     kind: str
@@ -278,12 +279,14 @@ class Claimable(Value, frozen=True):
     parent_uuid: str | None = None
     profile: str | None = None
     placement: int | None = None
+    capacity: Mapping[str, float] = {}
 
 
 class ClaimResult(Value, frozen=True):
     """A device that the scheduler gave to a claim, and for which of its requests.
 
-    An `admin` one is for looking after the device: it does not hold it.
+    An `admin` one is for looking after the device: it does not hold it. `consumed` is what it takes
+    of the device's capacities, empty where it takes the device.
     """
 
     request: str
@@ -291,6 +294,7 @@ class ClaimResult(Value, frozen=True):
     device: str
     share_id: str = ""
     admin: bool = False
+    consumed: Mapping[str, float] = {}
 
 
 class Holdings(Value, frozen=True):
@@ -519,7 +523,8 @@ class Snapshot(Value, frozen=True):
     without Kubernetes it is empty, for there nobody can hold. `pods` is None without the API
     server, keyed by (namespace, name). `node_known` is False until the Node was read.
     `clock_seconds` is the moment on the monotonic clock; `engines` is what the inference servers
-    in pods said last, the same mapping until one says something new.
+    in pods said last, the same mapping until one says something new. `ended` is when the last
+    pods that ended did, Unix time by UID.
     """
 
     wall_time: float
@@ -532,6 +537,7 @@ class Snapshot(Value, frozen=True):
     problems: tuple[Problem, ...] = ()
     clock_seconds: float = 0.0
     engines: Mapping[tuple[str, str], EngineReading] = {}
+    ended: Mapping[str, float] = {}
 
 
 # --- Who pays ---------------------------------------------------------------------------------
@@ -622,10 +628,8 @@ class Priced(Value, frozen=True):
 
 
 class Rate(Value, frozen=True):
-    """What flows into one account each second: GPU-seconds and, where priced, dollars."""
+    """What flows each second in one state: GPU-seconds and, where priced, dollars."""
 
-    gpu_uuid: str
-    holder: Holder | None
     state: State
     gpus: float
     usd_per_second: float | None
@@ -878,12 +882,13 @@ class ServedPod(Value, frozen=True):
 
 
 class Usage(Value, frozen=True):
-    """What a holder's share of one unit does now; `activity` is None where no signal exists.
+    """What a share of one unit does now; `activity` is None where no signal exists.
 
-    All its `rates` are paid by one.
+    `paid_by` is the share's own seat, but for the node's where that pays for what is unhealthy.
     """
 
     share: Share
+    paid_by: Seat
     rates: tuple[Rate, ...]
     activity: float | None = None
     memory_used_bytes: int | None = None

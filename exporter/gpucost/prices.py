@@ -77,13 +77,17 @@ def shipped() -> Iterator[Iterator[str]]:
 
 def parse_catalogue(lines: Iterable[str], asked: Asked) -> Catalogue:
     """Keep what the list has of an instance type. Raises PriceListError."""
-    wanted = {asked.instance_type.casefold(), f"{ACCELERATOR}{asked.accelerator}".casefold()}
+    wanted = asked.instance_type.casefold()
     names = index(load_models())
-    listed = find(lines, lambda _, name: name.casefold() in wanted)
+    listed = find(lines, lambda _, name: name.casefold() == wanted or name.startswith(ACCELERATOR))
     host = _of(listed, asked.instance_type, asked.provider)
     card = _of(listed, f"{ACCELERATOR}{asked.accelerator}", "gcp")
     if host is not None and host.gpu_model:  # GKE labels types that include their GPUs too
         card = None
+    cards = [it for it in listed.types if it.name.startswith(ACCELERATOR)]
+    bare = host is not None and not host.gpu_model and card is None
+    # A label that names a GPU of no known price (with a licence: nvidia-tesla-t4-vws) is believed.
+    rows = () if host is None or (bare and asked.accelerator) else _rows(listed, host)
     known = card or host
     if known is None:
         return Catalogue(names=names)
@@ -91,10 +95,11 @@ def parse_catalogue(lines: Iterable[str], asked: Asked) -> Catalogue:
         instance_type=asked.instance_type if host is None else host.name,
         gpu_model=known.gpu_model,
         gpu_count=None if host is None else host.gpu_count,
-        rows=() if host is None else _rows(listed, host),
+        rows=rows,
         names=names,
         provider=known.provider,
         attached=() if card is None else _rows(listed, card),
+        cards={it.gpu_model: _rows(listed, it) for it in cards} if bare and rows else {},
     )
 
 

@@ -191,10 +191,9 @@ def _nvml(node: LiveNode) -> bytes | None:
 
 
 def _dcgm(node: LiveNode) -> bytes | None:
-    url = node.config.dcgm.url
-    if url is None and node.sources.kubernetes is not None:
-        url = node.sources.kubernetes.read().dcgm_url
-    if url is None:
+    if (asked := node.sources.asked.kubernetes) is not None and node.config.dcgm.url is None:
+        _asked(asked)  # among whose pods it may be found
+    if (url := node.sources.dcgm_url()) is None:
         return None
     settings = node.config.dcgm
     return fetch_page(url, timeout_seconds=settings.timeout_seconds, max_bytes=settings.max_bytes)

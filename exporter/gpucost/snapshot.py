@@ -144,6 +144,7 @@ class Gatherer:
             problems=tuple(self._problems),
             clock_seconds=clock_seconds,
             engines={} if requests is None else requests.pods,
+            ended={} if cluster is None else cluster.ended,
         )
 
     def _asked_now(self, source: Asked[T] | None, wall_time: float) -> T | None:

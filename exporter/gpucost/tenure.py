@@ -142,28 +142,30 @@ def _seen_again(
         used = reading.memory_used_bytes
         if used is not None and (peak is None or used > peak):
             peak = used
-    since, held_at, held_before = tenure.since, tenure.held_at, tenure.held_before
-    if held_at is None or before.payer is None:
-        # Until the labels settle, the API server may still tell of an earlier start.
-        held_at = clock_seconds if held_at is None else held_at
-        since = snapshot.wall_time if since is None else since
-        if pod is not None and pod.started_at is not None and pod.started_at < since:
-            held_before += since - pod.started_at
-            since = pod.started_at
-    return Tenure(
-        uid=tenure.uid,
-        opened_at=tenure.opened_at,
-        since=since,
-        held_at=held_at,
-        held_before=held_before,
-        payer=tenure.payer,
-        pending=tenure.pending,
-        started=tenure.started or _has_started(pod, measured, busy=busy, first=first),
+    if not tenure.started and _has_started(pod, measured, busy=busy, first=first):
+        tenure = replace(tenure, started=True)
+    if tenure.held_at is None or before.payer is None:
+        tenure = _held_since(tenure, pod, snapshot.wall_time, clock_seconds)
+    return replace(
+        tenure,
         last_active=snapshot.wall_time if busy else tenure.last_active,
         memory_peak_bytes=peak,
-        pending_joules=tenure.pending_joules,
         gone_at=None,
     )
+
+
+def _held_since(tenure: Tenure, pod: Pod | None, wall_time: float, clock_seconds: float) -> Tenure:
+    """The tenure with the start of its holding.
+
+    Until the labels settle, the API server may still tell of an earlier one.
+    """
+    since = wall_time if tenure.since is None else tenure.since
+    held_before = tenure.held_before
+    if pod is not None and pod.started_at is not None and pod.started_at < since:
+        held_before += since - pod.started_at
+        since = pod.started_at
+    held_at = clock_seconds if tenure.held_at is None else tenure.held_at
+    return replace(tenure, since=since, held_at=held_at, held_before=held_before)
 
 
 def _has_started(

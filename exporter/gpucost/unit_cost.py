@@ -90,8 +90,8 @@ def _sample(
         rate = fsum(
             rate.usd_per_second or 0.0
             for usage in usages
+            if (usage.paid_by.holder.namespace, usage.paid_by.holder.pod) == key
             for rate in usage.rates
-            if rate.holder is not None and (rate.holder.namespace, rate.holder.pod) == key
         )
         usd -= rate * max(0.0, snapshot.clock_seconds - reading.read_at)
     accounts = ((service, ledger.work.get(service)) for service, _ in models)

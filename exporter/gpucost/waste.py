@@ -13,11 +13,13 @@ from msgspec import Struct
 
 from gpucost.model import (
     HOUR_SECONDS,
+    NODE,
     Activity,
     GpuReading,
     Pod,
     Price,
     Rate,
+    Seat,
     Share,
     Snapshot,
     State,
@@ -29,7 +31,7 @@ from gpucost.model import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gpucost.model import Holder, Seat, UnitId
+    from gpucost.model import UnitId
 
 BACK_OFF = frozenset(
     {
@@ -142,12 +144,12 @@ def usages(
                 thresholds,
                 clock_seconds,
             )
-        payer = _payer(gpu, share, thresholds) if gpu.faults else share.holder
+        paid_by = share.seat
+        if gpu.faults and thresholds.unhealthy_paid_by == "node":
+            paid_by = Seat(NODE, paid_by.gpu_model)
         usd = prices[share.gpu_uuid].usd_per_hour
         rates = [
             Rate(
-                share.gpu_uuid,
-                payer,
                 state,
                 share.ratio * part,
                 None if usd is None else usd * share.ratio * part / HOUR_SECONDS,
@@ -157,17 +159,13 @@ def usages(
         found.append(
             Usage(
                 share,
+                paid_by,
                 tuple(rates),
                 None if reading.activity is None else reading.activity.ratio,
                 reading.memory_used_bytes,
             )
         )
     return tuple(found)
-
-
-def _payer(gpu: GpuReading, share: Share, thresholds: Thresholds) -> Holder | None:
-    """Who pays for a share: its holder, unless the node pays for what is unhealthy."""
-    return None if gpu.faults and thresholds.unhealthy_paid_by == "node" else share.holder
 
 
 def _free_state(

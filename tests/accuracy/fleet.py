@@ -11,8 +11,6 @@ import random
 from collections import defaultdict
 from typing import NamedTuple
 
-from msgspec.structs import replace
-
 from gpucost.checkpoint import Checkpoint, decode, encode
 from gpucost.config import Config, Prices
 from gpucost.cycle import Terms, advance
@@ -80,20 +78,28 @@ class Machine:
 
     def __init__(self, name: str, born: float, died: float, seed: int, config: Config) -> None:
         self.name, self.born, self.died = name, born, died
-        self._chance = random.Random(seed)  # noqa: S311 - a play
+        self.chance = random.Random(seed)  # noqa: S311 - a play
         self.jobs = sorted(self._jobs(), key=lambda job: job.start)
-        self._config = config
+        self._terms = Terms(config, Catalogue(), booted_at=born)
+        self._node = Node(name, capacity_type="on_demand")
+        self._devices = tuple(
+            Device(f"{name}-gpu-{index}", MODEL, index=index, minor=index) for index in range(GPUS)
+        )
         self._next_job = 0
         self._present: list[Job] = []
+        self._shown: tuple[Holdings, dict[tuple[str, str], Pod]] | None = None
+        self._shown_until = born
+        self._ended: dict[str, float] = {}
         self.report: Report | None = None
         self._seen_at = 0.0
         self._kept: bytes | None = None
-        self.down_until = born
-        self.crashes = 0
+        self._down_until = born
+        self.away: list[tuple[float, float]] = []
+        """When its exporter was not there, but for the wait until the next cycle."""
 
     def _jobs(self) -> list[Job]:
         """The pods of its life: on each GPU one after another."""
-        chance = self._chance
+        chance = self.chance
         jobs: list[Job] = []
         for index in range(GPUS):
             for replica in (0, 1) if index == SHARED else (None,):
@@ -121,18 +127,17 @@ class Machine:
 
     def look(self, now: float) -> None:
         """A cycle that ends now, where the exporter runs."""
-        if now < self.down_until:
+        if now < self._down_until:
             return
         since = self._seen_at if self.report is not None else now
         snapshot = self._snapshot(since, now)
-        terms = Terms(self._config, Catalogue(), booted_at=self.born)
         ledger, seconds = None, 0.0
         if self.report is not None:
             seconds = now - since
         elif self._kept is not None:
             moment = Moment(now, now - self.born, self.name, self.name)
-            ledger = resumed(decode(self._kept), moment, self._config.zone).ledger
-        self.report = advance(self.report, snapshot, seconds, terms, ledger=ledger)
+            ledger = resumed(decode(self._kept), moment, self._terms.config.zone).ledger
+        self.report = advance(self.report, snapshot, seconds, self._terms, ledger=ledger)
         self._seen_at = now
 
     def crash(self, now: float, down_seconds: float) -> None:
@@ -149,29 +154,47 @@ class Machine:
                     holds=holds_of(self.report),
                 )
             )
-        self.report, self.down_until = None, now + down_seconds
-        self.crashes += 1
+            self.away.append((self._seen_at, now + down_seconds))
+        self.report, self._down_until = None, now + down_seconds
 
     def _snapshot(self, since: float, now: float) -> Snapshot:
+        """The node at a moment; its activity is that of the time since another."""
         while self._next_job < len(self.jobs) and self.jobs[self._next_job].start <= now:
             self._present.append(self.jobs[self._next_job])
             self._next_job += 1
-        working = [job for job in self._present if job.end > since]
-        self._present = [job for job in self._present if job.end > now]
         length = max(now - since, 1e-9)
         ratios = [0.0] * GPUS
-        for job in working:
+        for job in self._present:
             ratios[job.gpu] += job.work(since, now) / length
-        gpus = tuple(
-            GpuReading(
-                Device(f"{self.name}-gpu-{index}", MODEL, index=index, minor=index),
-                UnitReading(Activity(min(ratio, 1.0), min(ratio, 1.0), Signal.NVML_SAMPLES)),
-            )
-            for index, ratio in enumerate(ratios)
+        if self._shown is None or now >= self._shown_until:
+            # As the API server writes moments: in whole seconds.
+            self._ended = {it.holder.pod: int(it.end) for it in self._present if it.end <= now}
+            self._present = [job for job in self._present if job.end > now]
+            self._shown = self._holders(now)
+            changes = [job.end for job in self._present]
+            changes += [job.ready for job in self._present if job.ready > now]
+            changes += [job.start for job in self.jobs[self._next_job : self._next_job + 1]]
+            self._shown_until = min(changes, default=self.died)
+        holdings, pods = self._shown
+        return Snapshot(
+            wall_time=now,
+            node=self._node,
+            node_known=True,
+            gpus=tuple(
+                GpuReading(device, UnitReading(Activity(busy, busy, Signal.NVML_SAMPLES)))
+                for device, ratio in zip(self._devices, ratios, strict=True)
+                for busy in (min(ratio, 1.0),)
+            ),
+            holdings=holdings,
+            pods=pods,
+            ended=self._ended,
         )
+
+    def _holders(self, now: float) -> tuple[Holdings, dict[tuple[str, str], Pod]]:
+        """What the kubelet and the API server say; the same objects until it changes."""
         held, pods = [], {}
         for job in self._present:
-            name = f"{self.name}-gpu-{job.gpu}"
+            name = self._devices[job.gpu].uuid
             device = name if job.replica is None else f"{name}::{job.replica}"
             held.append(Holding(job.holder, "nvidia.com/gpu", device))
             pods[job.holder.namespace, job.holder.pod] = Pod(
@@ -182,22 +205,15 @@ class Machine:
                 workload=job.workload,
                 workload_kind="Deployment",
                 team=job.holder.namespace,
-                started_at=job.start,
+                started_at=int(job.start),
                 ready=now >= job.ready,
                 ready_probe=True,
                 containers=(ContainerStatus("main", running=True),),
                 gpu_containers=("main",),
             )
-        names = [f"{self.name}-gpu-{index}" for index in range(GPUS)]
+        names = [device.uuid for device in self._devices]
         offered = (*names[:SHARED], f"{names[SHARED]}::0", f"{names[SHARED]}::1")
-        return Snapshot(
-            wall_time=now,
-            node=Node(self.name, capacity_type="on_demand"),
-            node_known=True,
-            gpus=gpus,
-            holdings=Holdings(tuple(held), offered),
-            pods=pods,
-        )
+        return Holdings(tuple(held), offered), pods
 
     # --- The truth ----------------------------------------------------------------------------
 
@@ -232,16 +248,13 @@ class Machine:
         return found
 
 
-def fleet(nodes: int, hours: float, scrape_seconds: float, start: float) -> list[Machine]:
+def fleet(nodes: int, hours: float, start: float) -> list[Machine]:
     """Nodes of which a third arrive late and a third die early."""
     chance = random.Random(nodes)  # noqa: S311 - a play
-    config = replace(
-        Config(prices=Prices(fallback={MODEL: USD_PER_HOUR})),
-        scrape_interval_seconds=scrape_seconds,
-    )
+    config = Config(prices=Prices(fallback={MODEL: USD_PER_HOUR}))
+    end = start + hours * 3600
     made = []
     for number in range(nodes):
-        end = start + hours * 3600
         born = start - 7200.0 if number % 3 else start + chance.uniform(0.0, 0.3) * hours * 3600
         died = end + 7200.0 if number % 3 != 1 else end - chance.uniform(0.0, 0.3) * hours * 3600
         made.append(Machine(f"gpu-{number:02}", born, died, number, config))

@@ -20,22 +20,14 @@ from typing import TYPE_CHECKING, Self
 from programs import program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from prometheus_client.samples import Sample
-
-STALE = struct.pack("<Q", 0x7FF0000000000002)
+STALE = struct.unpack("<d", struct.pack("<Q", 0x7FF0000000000002))[0]
 """The NaN that says that a series has ended (prometheus model/value)."""
 
-_PATIENCE = 60.0
-
-Series = tuple[str, ...]
-
-
-def series_of(sample: Sample) -> Series:
-    """A sample's name and labels in one flat tuple."""
-    return (sample.name, *(word for pair in sample.labels.items() for word in pair))
+_PATIENCE = 600.0
+_SAMPLES_AT_ONCE = 100_000
 
 
 class Prometheus:
@@ -44,16 +36,15 @@ class Prometheus:
     def __init__(self, folder: Path) -> None:
         """Its data lies in the folder."""
         self._folder = folder
-        self._labels: dict[Series, bytes] = {}
         self._process: subprocess.Popen[bytes] | None = None
-        self._url = ""
+        self.url = ""
 
     def __enter__(self) -> Self:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         config = self._folder / "prometheus.yml"
         config.write_text("scrape_configs: []\n")
-        self._url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{port}"
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [
@@ -71,7 +62,7 @@ class Prometheus:
         deadline = time.monotonic() + _PATIENCE
         while True:
             try:
-                with urllib.request.urlopen(f"{self._url}/-/ready", timeout=5):  # noqa: S310
+                with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5):  # noqa: S310
                     return self
             except (OSError, urllib.error.URLError):
                 if time.monotonic() > deadline or self._process.poll() is not None:
@@ -83,18 +74,70 @@ class Prometheus:
             self._process.terminate()
             self._process.wait(_PATIENCE)
 
-    def write(self, at: float, samples: Iterable[tuple[Series, float | None]]) -> None:
-        """Add samples of one moment (Unix time); None ends a series."""
+    def ask(self, expression: str, at: float) -> dict[str, float]:
+        """The values of an instant query that leaves one label, or none, by that label's value."""
+        query = urllib.parse.urlencode({"query": expression, "time": at, "timeout": "600s"})
+        with urllib.request.urlopen(f"{self.url}/api/v1/query?{query}", timeout=600) as answer:  # noqa: S310
+            found = json.load(answer)["data"]["result"]
+        return {
+            "".join(value for _, value in row["metric"].items()): float(row["value"][1])
+            for row in found
+        }
+
+
+class Writer:
+    """Adds samples, many at a time: what comes for one series goes in one piece."""
+
+    def __init__(self, url: str) -> None:
+        """`url` is the server's."""
+        self._url = f"{url}/api/v1/write"
+        self._labels: list[bytes] = []
+        self._waiting: dict[int, bytearray] = {}
+        self._samples = 0
+
+    def series(self, labels: Mapping[str, str]) -> int:
+        """A number for a series, by which its samples are added."""
+        encoded = b""
+        for pair in sorted(labels.items()):
+            if pair[1]:
+                words = b""
+                for tag, text in zip((b"\x0a", b"\x12"), pair, strict=True):
+                    word = text.encode()
+                    words += tag + _varint(len(word)) + word
+                encoded += b"\x0a" + _varint(len(words)) + words
+        self._labels.append(encoded)
+        return len(self._labels) - 1
+
+    def add(self, at: float, values: Mapping[int, float]) -> None:
+        """Add a sample to each of these series (Unix time); STALE ends one."""
         stamp = b"\x10" + _varint(round(at * 1000))
-        parts = []
-        for series, value in samples:
-            labels = self._labels.get(series) or self._encoded(series)
-            sample = b"\x09" + (STALE if value is None else struct.pack("<d", value)) + stamp
-            body = labels + b"\x12" + _varint(len(sample)) + sample
-            parts.append(b"\x0a" + _varint(len(body)) + body)
+        head = b"\x12" + bytes((9 + len(stamp),)) + b"\x09"
+        waiting = self._waiting
+        for series, value in values.items():
+            sample = head + struct.pack("<d", value) + stamp
+            if series in waiting:
+                waiting[series] += sample
+            else:
+                waiting[series] = bytearray(sample)
+        self._samples += len(values)
+        if self._samples >= _SAMPLES_AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if not self._waiting:
+            return
+        body = b"".join(
+            b"\x0a"
+            + _varint(len(self._labels[series]) + len(samples))
+            + self._labels[series]
+            + samples
+            for series, samples in self._waiting.items()
+        )
+        self._waiting, self._samples = {}, 0
         request = urllib.request.Request(  # noqa: S310 - our own server
-            f"{self._url}/api/v1/write",
-            data=_snappy(b"".join(parts)),
+            self._url,
+            data=_snappy(body),
             headers={
                 "Content-Encoding": "snappy",
                 "Content-Type": "application/x-protobuf",
@@ -106,30 +149,6 @@ class Prometheus:
                 pass
         except urllib.error.HTTPError as error:
             raise RuntimeError(error.read().decode()) from error
-
-    def _encoded(self, series: Series) -> bytes:
-        """The labels as protobuf, sorted by name as Prometheus wants them."""
-        pairs = {"__name__": series[0], **dict(zip(series[1::2], series[2::2], strict=True))}
-        found = b""
-        for name, value in sorted(pairs.items()):
-            if value:
-                label = b""
-                for tag, text in ((b"\x0a", name), (b"\x12", value)):
-                    word = text.encode()
-                    label += tag + _varint(len(word)) + word
-                found += b"\x0a" + _varint(len(label)) + label
-        self._labels[series] = found
-        return found
-
-    def ask(self, expression: str, at: float) -> dict[tuple[str, ...], float]:
-        """The values of an instant query, by their label values sorted by name."""
-        query = urllib.parse.urlencode({"query": expression, "time": at, "timeout": "600s"})
-        with urllib.request.urlopen(f"{self._url}/api/v1/query?{query}", timeout=600) as answer:  # noqa: S310
-            found = json.load(answer)["data"]["result"]
-        return {
-            tuple(value for _, value in sorted(row["metric"].items())): float(row["value"][1])
-            for row in found
-        }
 
 
 def _snappy(data: bytes) -> bytes:

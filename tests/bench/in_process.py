@@ -2,9 +2,12 @@
 
     python in_process.py FOLDER CYCLES     (FAKE_NVML_SCENARIO, LD_LIBRARY_PATH and KUBECONFIG set)
 
-Prints JSON: medians in seconds of a whole cycle without encoding, of the bare NVML calls that
-it made, of encoding a Report, and of prometheus_client's generate_latest over the same samples.
-The two of a pair are timed in turn, so that a machine whose speed drifts slows both.
+Prints JSON: a whole cycle without encoding against the bare NVML calls that it made, and encoding
+a Report against prometheus_client's generate_latest over the same samples. The two of a pair are
+timed in turn and each pair gives a ratio, of which the median is told: a machine whose speed
+drifts slows both of a pair, and one that is busy for a moment spoils a few. Time is that of the
+processor, of all threads (those of the sources and watches are the cycle's alone); the ratio by
+the wall clock stands beside.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pynvml
 from prometheus_client import generate_latest
@@ -28,7 +31,7 @@ from gpucost.pages import Pages, encode
 from gpucost.sources import nvml
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from prometheus_client.core import Metric
 
@@ -76,11 +79,28 @@ class Ready:
         return self._made
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """How long a piece of work takes, once."""
-    start = time.perf_counter()
+class Took(NamedTuple):
+    """How long a piece of work took, in seconds: of the processor, and by the clock on the wall."""
+
+    cpu: float
+    wall: float
+
+
+def took(work: Callable[[], object]) -> Took:
+    """Do it once."""
+    wall, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - start
+    return Took(time.process_time() - cpu, time.perf_counter() - wall)
+
+
+def compared(pairs: Sequence[tuple[Took, Took]]) -> dict[str, float]:
+    """Medians over pairs of the two works, and of how many times the second the first took."""
+    return {
+        "seconds": statistics.median(ours.cpu for ours, _ in pairs),
+        "base_seconds": statistics.median(base.cpu for _, base in pairs),
+        "ratio": statistics.median(ours.cpu / base.cpu for ours, base in pairs),
+        "wall_ratio": statistics.median(ours.wall / base.wall for ours, base in pairs),
+    }
 
 
 def pause() -> None:
@@ -116,23 +136,27 @@ def main(folder: Path, cycles: int) -> None:
         loop.step()
         time.sleep(PAUSE_SECONDS)
     calm_collector()  # as the loop does after its first cycle
-    timed: dict[str, list[float]] = {name: [] for name in ("cycle", "bare", "encode", "latest")}
+    cycled = []
     for _ in range(cycles):
         # Both begin after a pause, with cold caches, as every 5 s cycle does.
         pause()
-        timed["cycle"].append(seconds(loop.step))
+        whole = took(loop.step)
         pause()
-        timed["bare"].append(seconds(recorder.replay))
+        cycled.append((whole, took(recorder.replay)))
     report = loop.step()
     ready = Ready(list(families(report, version=__version__)))
-    for _ in range(cycles):
-        timed["encode"].append(seconds(lambda: encode(report)))
-        timed["latest"].append(seconds(lambda: generate_latest(ready)))
+    encoded = [
+        (took(lambda: encode(report)), took(lambda: generate_latest(ready))) for _ in range(cycles)
+    ]
     source.close()
     node.close()
-    figures = {name: statistics.median(values) for name, values in timed.items()}
-    samples = sum(len(metric.samples) for metric in ready.collect())
-    print(json.dumps(figures | {"samples": samples, "calls": calls}))
+    figures = {
+        "cycle": compared(cycled),
+        "encode": compared(encoded),
+        "samples": sum(len(metric.samples) for metric in ready.collect()),
+        "calls": calls,
+    }
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

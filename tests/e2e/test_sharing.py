@@ -99,12 +99,14 @@ class Sharers:
         container = {"resources": {"limits": {resource: count}}, **_SERVES}
         return gpu_pod(name, self.namespace, [*work, "--port", "8080"], container=container)
 
-    def claim(self, name: str, kind: str, of: str) -> dict[str, Any]:
-        """A claim of one device of that kind, for which that holds."""
-        exactly = {
+    def claim(self, name: str, kind: str, of: str, memory: str = "") -> dict[str, Any]:
+        """A claim of one device of that kind, for which that holds; or of so much of it."""
+        exactly: dict[str, Any] = {
             "deviceClassName": f"{kind}.nvidia.com",
             "selectors": [{"cel": {"expression": of}}],
         }
+        if memory:
+            exactly["capacity"] = {"requests": {"memory": memory}}
         return {
             "apiVersion": "resource.k8s.io/v1",
             "kind": "ResourceClaim",
@@ -320,7 +322,7 @@ def test_claims_of_whole_parted_and_shared_gpus_pay_what_they_were_given(sharers
         sharers.claim("whole", "gpu", whole),
         sharers.claim("both", "gpu", whole),
         sharers.claim("part", "mig", "device.attributes['gpu.nvidia.com'].profile == '3g.40gb'"),
-        sharers.claim("lent-1", "gpu", lent),
+        sharers.claim("lent-1", "gpu", lent, memory="40Gi"),
         sharers.claim("lent-2", "gpu", lent),
     )
     sharers.run(
@@ -340,14 +342,14 @@ def test_claims_of_whole_parted_and_shared_gpus_pay_what_they_were_given(sharers
             ("part", "mig"): 3 / 7,
             ("left", "even"): 0.5,
             ("right", "even"): 0.5,
-            ("lent-1", "even"): 0.5,
-            ("lent-2", "even"): 0.5,
+            ("lent-1", "fraction"): 0.5,  # of the GPU's 80 GiB
+            ("lent-2", "fraction"): 0.1,  # what the driver gives to a claim that asks for nothing
         }
     )
     assert sharers.problems() == {}
     found = sharers.end(
-        dict.fromkeys(("plugged", "whole", "left", "right", "lent-1", "lent-2"), 1.0)
-        | {"part": 3 / 7}
+        dict.fromkeys(("plugged", "whole", "left", "right"), 1.0)
+        | {"part": 3 / 7, "lent-1": 0.5, "lent-2": 0.1}
     )
     for pod in ("whole", "part", "left", "lent-1"):
         _burned(found, pod)

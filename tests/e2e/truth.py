@@ -84,7 +84,10 @@ class Truth:
 
 
 def _held(answer: wire.ListPodResourcesResponse) -> dict[Holder, float]:
-    """The kubelet names one device once for every container, and a claim's more often."""
+    """The kubelet names one device once for every container, and a claim's more often.
+
+    A share of a device is a device of its own.
+    """
     holders: dict[tuple[str, str], set[Holder]] = defaultdict(set)
     for pod in answer.pod_resources:
         for container in pod.containers:
@@ -95,7 +98,7 @@ def _held(answer: wire.ListPodResourcesResponse) -> dict[Holder, float]:
                 for device in entry.device_ids
             ]
             claimed = [
-                (one.pool_name, one.device_name)
+                (one.pool_name, f"{one.device_name}#{one.share_id}")
                 for claim in container.dynamic_resources
                 for one in claim.claim_resources
             ]

@@ -11,18 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo
 
+import price_targets
+
 from gpucost import checkpoint, config
 from gpucost.cgroups import owner_of
 from gpucost.config import ConfigError, Dcgm, Kubernetes, Requests
 from gpucost.engines import table_of
+from gpucost.pricing.price_list import PriceListError
+from gpucost.pricing.problems import read_annotation
 from gpucost.restart import Moment, resumed
+from gpucost.series import parse_series
 from gpucost.sources import kube_watch, podresources
 from gpucost.sources.base import SourceError
 from gpucost.sources.dcgm_page import parse_dcgm
 from gpucost.sources.dra import SliceCollection
+from gpucost.sources.dra_objects import ClaimList, SliceList, devices_of, results_by_claim
 from gpucost.sources.engine_page import EnginePage, parse_engine_page
 from gpucost.sources.hami import parse_reserved
-from gpucost.sources.kube_objects import parse_node, parse_pod, parse_pod_list
+from gpucost.sources.kube_objects import decode, parse_node, parse_pod, parse_pod_list
 from gpucost.sources.kubernetes import PodCollection
 from gpucost.sources.proto.podresources_v1_pb2 import (
     AllocatableResourcesResponse,
@@ -149,6 +155,24 @@ def follow_watch(data: bytes) -> None:
         raise failure
 
 
+def read_series(data: bytes) -> None:
+    """A written figure, and whether it takes a series; a person wrote its patterns."""
+    terms = parse_series(data.decode("utf-8", "replace"))
+    for term in terms:
+        term.takes({"model": "a", "code": "200"})
+
+
+def read_claims(data: bytes) -> None:
+    """ResourceClaims and ResourceSlices, listed."""
+    results_by_claim(decode(data, ClaimList).items or ())
+    devices_of(decode(data, SliceList).items or (), "")
+
+
+def read_node(data: bytes) -> None:
+    """A Node, and the price that it is annotated with."""
+    read_annotation(parse_node(data))
+
+
 TARGETS = {
     "config": Target(
         lambda data: void(config.parse(data)),
@@ -205,9 +229,13 @@ TARGETS = {
         ("pods.json",),
     ),
     "node": Target(
-        lambda data: void(parse_node(data)),
+        read_node,
         (SourceError,),
-        ("sources/kube_objects.py:parse_node", "sources/node_labels.py"),
+        (
+            "sources/kube_objects.py:parse_node",
+            "sources/node_labels.py",
+            "pricing/problems.py:read_annotation",
+        ),
         ("node.json",),
     ),
     "watch": Target(
@@ -220,6 +248,7 @@ TARGETS = {
             "sources/kubernetes.py:PodCollection.put",
             "sources/kubernetes.py:PodCollection.drop",
             "sources/kube_objects.py:dcgm_url_of",
+            "sources/kube_objects.py:ended_at",
             "sources/dra_objects.py:devices_of",
         ),
     ),
@@ -228,6 +257,42 @@ TARGETS = {
         (SourceError,),
         ("sources/recorded.py:parse_nvml",),
         ("nvml.json",),
+    ),
+    "claims": Target(
+        read_claims,
+        (SourceError,),
+        (
+            "sources/dra_objects.py:results_of",
+            "sources/dra_objects.py:results_by_claim",
+            "sources/dra_objects.py:devices_of",
+        ),
+        ("resourceclaims.json", "resourceslices.json"),
+    ),
+    "series": Target(read_series, (ValueError,), ("series.py",)),
+    "price_list": Target(price_targets.parse_list, (PriceListError,), ("pricing/price_list.py",)),
+    "aws": Target(
+        price_targets.parse_aws,
+        (SourceError,),
+        tuple(
+            f"sources/price_apis/aws.py:{name}"
+            for name in ("parse_csv", "_head", "_offer", "_number", "parse_spot_history")
+        ),
+    ),
+    "azure": Target(
+        price_targets.parse_azure,
+        (SourceError,),
+        ("sources/price_apis/azure.py:parse_page", "sources/price_apis/azure.py:offers_of"),
+    ),
+    "gcp": Target(
+        price_targets.parse_gcp,
+        (SourceError,),
+        tuple(
+            f"sources/price_apis/gcp.py:{name}"
+            for name in ("parse_machines", "parse_skus", "attached_of")
+        ),
+    ),
+    "oci": Target(
+        price_targets.parse_oci, (SourceError,), ("sources/price_apis/oci.py:parse_products",)
     ),
     "cgroup": Target(
         lambda data: void(owner_of(data.decode("utf-8", "replace"))), (), ("cgroups.py",)
@@ -245,7 +310,7 @@ def seeds_of(name: str) -> list[bytes]:
     for file in TARGETS[name].seeds:
         found |= {path.read_bytes() for path in NODES.rglob(file)}
     if folder := {"dcgm": "dcgm", "engine": "engines"}.get(name):
-        found |= {path.read_bytes() for path in (SAMPLES / folder).glob("*.prom")}
+        found |= {path.read_bytes() for path in (SAMPLES / folder).rglob("*.prom")}
     if name == "checkpoint":
         whole = (SAMPLES / "checkpoint-1").read_bytes()
         found |= {whole, whole.partition(b"\n")[2]}

@@ -307,7 +307,21 @@ def test_of_azure_s_meters_only_the_linux_machine_and_its_spot_price_count(
         azure_item(retailPrice=0.0),
         azure_item(skuName=f"{name} Spot", meterName=f"{name} Spot", retailPrice=1.2),
         azure_item(),
-        azure_item(armRegionName="westeurope", retailPrice=4.1),
+        # As Azure calls this product, its SKU and its meter since 2024.
+        azure_item(
+            armRegionName="westeurope",
+            productName="NCads A100 v4 Series Linux",
+            skuName="Standard_NC24ads_A100_v4",
+            meterName="NC24ads_A100_v4",
+            retailPrice=4.1,
+        ),
+        azure_item(
+            armRegionName="westeurope",
+            productName="NCads A100 v4 Series Windows",
+            skuName="Standard_NC24ads_A100_v4",
+            meterName="NC24ads_A100_v4",
+            retailPrice=8.2,
+        ),
     ]
     new = refresh("azure")
     assert prices(new, "Standard_NC24ads_A100_v4") == {
@@ -425,11 +439,20 @@ def test_an_oracle_shape_costs_its_gpus_times_their_part(apis: PriceApis, refres
         oci_product("B98415", 9.5),
         oci_product("B88317", 0.06, "OCPU Per Hour"),
         oci_product("B95909", 2.0),
+        oci_product("B110519", 9.0),
     ]
     apis.bodies["/pls/apex/cetools/api/v1/products"] = Body(json.dumps({"items": items}).encode())
     new = refresh("oci")
     assert prices(new, "BM.GPU.H100.8") == {("on_demand", "*"): 76.0}
-    assert prices(new, "BM.GPU.H200.8") == {("on_demand", "*"): 80.0}
+    assert prices(new, "BM.GPU.H200.8") == {("on_demand", "*"): 72.0}
+
+
+def test_an_oracle_shape_whose_part_is_not_listed_keeps_its_price(
+    apis: PriceApis, refresh: Refresh
+) -> None:
+    items = [oci_product("B98415", 9.5)]
+    apis.bodies["/pls/apex/cetools/api/v1/products"] = Body(json.dumps({"items": items}).encode())
+    assert prices(refresh("oci"), "BM.GPU.H200.8") == {("on_demand", "*"): 80.0}
 
 
 # --- What is not believed -----------------------------------------------------------------------

@@ -282,6 +282,30 @@ def test_containers_of_one_pod_may_share_what_is_the_pods() -> None:
     assert problems == []
 
 
+def test_shares_of_a_size_are_charged_by_it_the_pods_of_a_claim_evenly_and_the_rest_is_free() -> (
+    None
+):
+    by_two = [
+        Holding(h, "", "GPU-aaaa", "x/two#1", shareable=True, fraction=0.5) for h in (ADA, BOB)
+    ]
+    by_one = Holding(ADA, "", "GPU-aaaa", "x/one#1", shareable=True, fraction=0.25)
+    shares, problems = shares_of(*by_two, by_one)
+    assert split(shares) == {ADA.pod: 0.5, BOB.pod: 0.25, State.UNALLOCATED: 0.25}
+    assert {share.method for share in shares} == {Method.FRACTION}
+    assert problems == []
+
+
+def test_a_share_of_a_size_beside_one_of_none_is_no_conflict_and_beside_a_whole_gpu_it_is() -> None:
+    stated = Holding(ADA, "", "GPU-aaaa", "x/one#1", shareable=True, fraction=0.25)
+    unstated = Holding(BOB, "", "GPU-aaaa", "x/two#1", shareable=True)
+    shares, problems = shares_of(stated, unstated)
+    assert split(shares) == {ADA.pod: pytest.approx(0.2), BOB.pod: pytest.approx(0.8)}
+    assert problems == []
+    shares, problems = shares_of(stated, *held("GPU-aaaa", by=BOB))
+    assert split(shares) == {ADA.pod: pytest.approx(0.2), BOB.pod: pytest.approx(0.8)}
+    assert problems == ["conflict"]
+
+
 def test_replicas_are_charged_by_what_was_offered_and_the_rest_is_free() -> None:
     offered = tuple(f"GPU-aaaa::{n}" for n in range(4))
     shares, problems = shares_of(

@@ -72,6 +72,19 @@ def test_every_namespaced_object_is_in_the_releases_namespace() -> None:
         assert each["metadata"].get("namespace") == (None if cluster_wide else NAMESPACE)
 
 
+def test_another_namespace_takes_the_place_of_the_releases_everywhere() -> None:
+    values = """
+scrape: {method: serviceMonitor}
+networkPolicy: {enabled: true}
+priceRefresh: {enabled: true, providers: [azure]}
+rules: {method: configMap}
+dashboards: {method: configMap}
+"""
+    ours, other = install(values), install(values + "namespaceOverride: elsewhere")
+    assert str(ours).replace(NAMESPACE, "elsewhere") == str(other)
+    assert NAMESPACE in str(ours)
+
+
 def test_no_values_read_gpus_holders_and_names() -> None:
     release = install()
     assert release.container["args"] == [
@@ -480,6 +493,8 @@ def test_the_service_names_each_exporter_by_itself() -> None:
         ("driver: {mode: none}", "only through a dcgm-exporter"),
         ("config: {kubelet: {enabled: false}}", "nobody is charged"),
         ("config: {kubernetes: {enabled: false}}", "no workload and no team"),
+        ("", "No rules, so nobody is paged"),
+        ("", "No boards"),
     ],
 )
 def test_notes_say_what_to_look_at_and_what_is_missing(values: str, says: str) -> None:
@@ -490,9 +505,11 @@ def test_notes_do_not_speak_of_what_was_settled() -> None:
     notes = install("""
 gpuNodes: {labelledOnly: false}
 config: {prices: {fallback: {H100: 3}}}
+rules: {method: configMap}
+dashboards: {method: configMap}
 """).notes
-    assert "no node has one" not in notes
-    assert "list prices" not in notes
+    for settled in ("no node has one", "list prices", "No rules", "No boards"):
+        assert settled not in notes
 
 
 def test_the_test_pod_is_nobody_and_has_no_rights() -> None:

@@ -31,6 +31,7 @@ CHANGES: dict[str, str] = {
     "global.imageRegistry": "global: {imageRegistry: registry.example.com}",
     "global.imagePullSecrets": "global: {imagePullSecrets: [one, {name: two}]}",
     "fullnameOverride": "fullnameOverride: ledger",
+    "namespaceOverride": "namespaceOverride: elsewhere",
     "commonLabels": "commonLabels: {cost-center: ml}",
     "image.registry": "image: {registry: registry.example.com/team/}",
     "image.repository": "image: {repository: team/gpucost}",
@@ -300,6 +301,7 @@ def test_a_parent_charts_own_globals_are_let_through() -> None:
         ("image: {pullPolicy: Sometimes}", ["/image/pullPolicy", "'Always'"]),
         ("kubelet: {podResourcesPath: var/lib}", ["/kubelet/podResourcesPath", "pattern"]),
         (f"fullnameOverride: {'x' * 60}", ["/fullnameOverride", "maxLength"]),
+        ("namespaceOverride: Elsewhere", ["/namespaceOverride", "pattern"]),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name(values: str, says: list[str]) -> None:

@@ -7,9 +7,11 @@ import tracemalloc
 
 import pytest
 
+from gpucost import account as account_module
 from gpucost import cycle as cycle_module
-from gpucost import ledger as ledger_module
-from gpucost.ledger import OTHER, imbalance_usd
+from gpucost import opening as opening_module
+from gpucost.account import OTHER
+from gpucost.ledger import imbalance_usd
 from gpucost.model import Holder, Holding
 from gpucost.pages import encode
 from stage import Stage, by_label, gpu, pod, values
@@ -28,8 +30,9 @@ def churning(stage: Stage, turn: int) -> None:
 
 @pytest.fixture
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (ledger_module, cycle_module):
+    for module in (opening_module, cycle_module):
         monkeypatch.setattr(module, "MAX_PODS", 50)
+    for module in (account_module, cycle_module):
         monkeypatch.setattr(module, "MAX_WORKLOADS", 40)
 
 

@@ -91,6 +91,28 @@ def test_shares_of_a_device_are_grants_of_their_own() -> None:
     assert (holding.claim, holding.shareable) == ("research/one#s1", True)
 
 
+def test_a_share_is_the_part_of_the_capacity_that_is_consumed_most() -> None:
+    whole = {"memory": 80e9, "multiprocessors": 132.0, "broken": 0.0}
+    offer = {("node-1", "gpu-0"): replace(OFFER["node-1", "gpu-0"], capacity=whole)}
+
+    def part(*consumed: dict[str, float]) -> float | None:
+        """Of a device that one claim has by several shares, the kubelet telling none apart."""
+        results = tuple(
+            ClaimResult(f"r{n}", "node-1", "gpu-0", f"s{n}", consumed=taken)
+            for n, taken in enumerate(consumed)
+        )
+        dra = DraRead(offer, {"research/one": results})
+        (holding,) = resolved(Holdings(claimed=(ONE,)), dra, (GPU,), None)[0].holdings
+        return holding.fraction
+
+    assert part({"memory": 20e9}) == 0.25
+    assert part({"memory": 20e9, "multiprocessors": 66.0}) == 0.5
+    assert part({"memory": 20e9}, {"memory": 40e9}) == 0.75
+    assert part({"memory": 60e9}, {"memory": 60e9}) == 1.0
+    for nothing in ({}, {"memory": 0.0}, {"unheard-of": 1.0}, {"broken": 1.0}):
+        assert part(nothing) is None
+
+
 def test_a_dynamic_mig_device_is_found_by_parent_profile_and_placement() -> None:
     parts = tuple(
         MigInstance(gi, 0, profile, 1, uuid=f"MIG-{gi}", placement=placement)

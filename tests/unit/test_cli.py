@@ -178,6 +178,18 @@ def test_it_works_without_docstrings_as_the_image_runs_it() -> None:
     assert "usage: gpucost" in run("--help", PYTHONOPTIMIZE="2").stdout
 
 
+def test_what_is_wrong_is_told_beside_the_page_that_only_counts_it(tmp_path: Path) -> None:
+    (tmp_path / "nvml.json").write_text('{"gpus": [{"device": {"uuid": "GPU-a"}}]}')
+    (tmp_path / "pods.json").write_text("torn")
+    done = run("once", "--replay", str(tmp_path))
+    assert done.returncode == 0
+    assert 'gpucost_problems{kind="malformed",node="recorded",source="nvml"} 1.0' in done.stdout
+    told = {line.split(": ")[1]: line for line in done.stderr.splitlines()}
+    assert told.keys() == {"nvml", "kubernetes"}
+    assert "missing required field `model` - at `$.gpus[0].device`" in told["nvml"]
+    assert "mend the field" in told["nvml"]
+
+
 def test_a_replay_in_a_pod_is_of_the_recording_not_of_the_pod(tmp_path: Path) -> None:
     bad = tmp_path / "config.yaml"
     bad.write_text("not: ours\n")

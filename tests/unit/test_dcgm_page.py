@@ -230,6 +230,39 @@ def test_the_names_of_dcgm_4_mean_the_same() -> None:
     assert (gpu.power_watts, gpu.temperature_celsius) == (300, 50)
 
 
+def test_the_names_of_dcgm_exporter_1_mean_the_same() -> None:
+    page = (
+        f'dcgm_gpu_utilization{{gpu="0",uuid="{GPU}"}} 42\n'
+        f'dcgm_power_usage{{gpu="0",uuid="{GPU}"}} 31.5\n'
+        f'dcgm_total_energy_consumption{{gpu="0",uuid="{GPU}"}} 7.824041e+06\n'
+        f'dcgm_sm_clock{{gpu="0",uuid="{GPU}"}} 135\n'
+        f'dcgm_fb_used{{gpu="0",uuid="{GPU}"}} 10\n'
+        f'dcgm_fb_free{{gpu="0",uuid="{GPU}"}} 90\n'
+    )
+    [gpu] = parse_dcgm(page).gpus
+    assert gpu.reading.activity == Activity(0.42, 0.42, Signal.DCGM_GPU_UTIL)
+    assert gpu.reading.memory_used_bytes == 10 * MIB
+    assert gpu.device.memory_bytes == 100 * MIB
+    assert (gpu.power_watts, gpu.energy_joules) == (31.5, 7824.041)
+    assert gpu.sm_clock_hertz == 135e6
+    [gpu] = parse_dcgm(page + f'dcgm_fi_prof_gr_engine_active{{gpu="0",uuid="{GPU}"}} 0.4\n').gpus
+    assert gpu.reading.activity == Activity(0.4, 0.4, Signal.DCGM_GR_ENGINE)
+
+
+def test_a_page_in_openmetrics_means_the_same() -> None:
+    page = (
+        f"# TYPE {ENERGY} counter\n"
+        f'{ENERGY}_total{{UUID="{GPU}",gpu="0"}} 5000.0 1700000000.123 # {{trace="x"}} 1.0\n'
+        f'{ENERGY}_created{{UUID="{GPU}",gpu="0"}} 1600000000.5\n'
+        f'# TYPE {UTIL} gauge\n{UTIL}{{UUID="{GPU}",gpu="0"}} 4.2e1 1700000000.123\n# EOF\n'
+    )
+    read = parse_dcgm(page)
+    [gpu] = read.gpus
+    assert gpu.energy_joules == 5.0
+    assert gpu.reading.activity == Activity(0.42, 0.42, Signal.DCGM_GPU_UTIL)
+    assert read.problems == ()
+
+
 def test_a_utilisation_whose_unit_depends_on_the_release_is_not_guessed() -> None:
     [gpu] = parse_dcgm(row("DCGM_FI_DEV_GPU_UTIL_RATIO", 1)).gpus
     assert gpu.reading.activity is None
@@ -343,6 +376,18 @@ def test_two_values_of_one_series_are_a_problem_and_the_higher_counts() -> None:
     assert kinds(read) == ["conflict"]
 
 
+def test_rows_about_switches_links_and_cpus_are_no_gpus_and_no_problem() -> None:
+    read = parse_dcgm(
+        row(POWER, 1)
+        + 'DCGM_FI_DEV_NVSWITCH_TEMPERATURE_CURRENT{nvswitch="0",Hostname="gpu-1"} 40\n'
+        + 'DCGM_FI_DEV_NVSWITCH_LINK_STATUS{nvlink="3",nvswitch="nvswitch0"} 3\n'
+        + 'DCGM_FI_DEV_CPU_TEMP_CURRENT{cpu="0"} 50\n'
+        + 'DCGM_FI_DEV_CPU_UTIL_TOTAL{cpucore="7",cpu="0"} 0.5\n'
+    )
+    assert [gpu.device.uuid for gpu in read.gpus] == [GPU]
+    assert read.problems == ()
+
+
 def test_rows_that_name_no_gpu_are_a_problem_beside_those_that_do() -> None:
     read = parse_dcgm(row(POWER, 1) + row(POWER, 2, UUID="") + mig_row(POWER, 3, -1))
     assert len(read.gpus) == 1
@@ -378,6 +423,17 @@ def test_where_prometheus_moved_the_holder_the_exporters_own_pod_holds_nothing()
     page = row(POWER, 1, **own, exported_pod="p", exported_namespace="n", exported_container="c")
     page += row(POWER, 1, gpu=1, UUID="GPU-b", **own)
     assert held(parse_dcgm(page)) == [("n/p/c", GPU)]
+
+
+def test_the_old_names_of_the_holder_are_believed_beside_the_exporters_own_pod() -> None:
+    own = {"job": "dcgm", "instance": "x", "pod": "dcgm-exporter-x", "namespace": "gpu-operator"}
+    read = parse_dcgm(
+        row(POWER, 1, **own, pod_name="p", pod_namespace="n", container_name="c")
+        + row(POWER, 1, **own, gpu=1, UUID="GPU-b")
+    )
+    assert held(read) == [("n/p/c", GPU)]
+    # A label of the pod itself that is called so.
+    assert held(parse_dcgm(row(POWER, 1, **LABELLED, pod_name="x"))) == [("n/p/c", GPU)]
 
 
 def test_a_page_relayed_by_prometheus_with_one_pod_label_says_nothing_of_holders() -> None:

@@ -14,6 +14,7 @@ from gpucost.sources.kube_objects import (
     PodObject,
     dcgm_url_of,
     decode,
+    parse_ends,
     parse_node,
     parse_pod,
     parse_pod_list,
@@ -126,6 +127,26 @@ class TestPod:
                 if (part, field) not in (("metadata", "name"), ("metadata", "managedFields")):
                     parse_pod(changed(**{part: {field: None}}), SETTINGS)
         parse_pod({"metadata": {"name": "p"}, "spec": None, "status": None}, SETTINGS)
+
+    def test_it_ended_when_its_last_container_did(self) -> None:
+        def status(*moments: str | None) -> dict[str, Any]:
+            states = [{"terminated": {"finishedAt": moment}} for moment in moments]
+            return {
+                "containerStatuses": [{"name": "main", "state": state} for state in states],
+                "initContainerStatuses": [{"name": "fetch", "state": states[-1]}],
+            }
+
+        later = "2025-11-24T16:00:07Z"
+        pods = [
+            changed(metadata={"uid": uid}, status=it)
+            for uid, it in (
+                ("both", status(later, AT)),
+                ("not told of one", status(later, None)),
+                ("one runs", {"initContainerStatuses": None}),
+                ("nothing ran", {"initContainerStatuses": None, "containerStatuses": None}),
+            )
+        ]
+        assert parse_ends({"items": pods}) == {"both": SECONDS + 7}
 
     @pytest.mark.parametrize(
         ("status", "expected"),

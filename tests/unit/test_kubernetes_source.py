@@ -23,7 +23,7 @@ from kubernetes.client import Configuration
 from kubernetes.config.incluster_config import InClusterConfigLoader
 
 from gpucost.config import Dcgm, Kubernetes
-from gpucost.sources import kube_watch
+from gpucost.sources import kube_watch, kubernetes
 from gpucost.sources.base import ClusterRead, SourceError
 from gpucost.sources.kube_watch import Pace
 from gpucost.sources.kubernetes import KubernetesSource
@@ -87,6 +87,14 @@ def names(source: KubernetesSource) -> list[str]:
     return sorted(name for _, name in pods or {})
 
 
+def ended(name: str, at: str) -> dict[str, Any]:
+    """A pod whose only container has ended."""
+    found = pod(name, phase="Succeeded")
+    state = {"terminated": {"exitCode": 0, "finishedAt": at}}
+    found["status"]["containerStatuses"] = [{"name": "main", "state": state}]
+    return found
+
+
 def kinds(read: ClusterRead) -> list[str]:
     return [problem.kind for problem in read.problems]
 
@@ -132,6 +140,23 @@ class TestFollowing:
             server.delete("pods", "a", "ml")
             until(lambda: names(source) == [])
         assert server.count("pods", watch=False) == 1
+
+    def test_remembers_when_the_last_pods_ended(
+        self, server: KubeApiServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(kubernetes, "MAX_ENDED", 2)
+        with watching(server) as source:
+            assert source.read().ended == {}
+            for number in range(3):
+                name = f"job-{number}"
+                server.put("pods", pod(name))
+                server.put("pods", ended(name, f"2025-11-24T15:30:0{number}Z"))
+                server.delete("pods", name, "ml")
+            server.put("pods", pod("last"))
+            until(lambda: names(source) == ["last"])
+            at = dt.datetime(2025, 11, 24, 15, 30, 1, tzinfo=dt.UTC).timestamp()
+            assert source.read().ended == {"uid-job-1": at, "uid-job-2": at + 1}
+            assert source.read().ended is source.read().ended
 
     def test_sees_the_node_change_and_keeps_it_when_its_object_goes(
         self, server: KubeApiServer

@@ -383,8 +383,8 @@ def test_revealed_pages_add_up_over_gpus_pods_and_workloads(world: World) -> Non
     per_hour = math.fsum(
         (rate.usd_per_second or 0.0) * HOUR_SECONDS
         for usage in report.usages
+        if usage.paid_by.holder != NODE and _is_labelled(report, usage.paid_by)
         for rate in usage.rates
-        if rate.holder is not None and _is_labelled(report, usage.share.seat)
     )
     assert close(math.fsum(sums["gpucost_pod_cost_usd_per_hour"]), per_hour)
 

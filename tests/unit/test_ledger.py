@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from gpucost.account import EMPTY, credited, merged, workload_of
 from gpucost.config import Prices
-from gpucost.ledger import EMPTY, accrue, credited, imbalance_usd, merged, workload_of
+from gpucost.ledger import accrue, imbalance_usd
 from gpucost.model import (
     Account,
     Holder,
@@ -28,7 +29,7 @@ DAY = 86_400.0
 
 
 def rate(state: State, gpus: float = 1.0, usd: float | None = 0.5) -> Rate:
-    return Rate("GPU-0", ADA, state, gpus, usd)
+    return Rate(state, gpus, usd)
 
 
 # --- One account --------------------------------------------------------------------------------

@@ -86,13 +86,16 @@ def test_spot_never_costs_more_than_on_demand() -> None:
 # --- A node's price -----------------------------------------------------------------------------
 
 
-def gpus(count: int, model: str = "NVIDIA H100 80GB HBM3") -> list[GpuReading]:
+H100 = "NVIDIA H100 80GB HBM3"
+
+
+def gpus(count: int, model: str = H100) -> list[GpuReading]:
     return [GpuReading(Device(f"GPU-{n}", model)) for n in range(count)]
 
 
-def price_of(node: Node, count: int = 1, prices: Prices | None = None) -> Price:
+def price_of(node: Node, count: int = 1, prices: Prices | None = None, model: str = H100) -> Price:
     catalogue = load_catalogue(asked_of(node))
-    pricing = price_gpus(gpus(count), node, prices or Prices(), catalogue)
+    pricing = price_gpus(gpus(count, model), node, prices or Prices(), catalogue)
     (found,) = set(pricing.by_gpu.values())
     return found
 
@@ -166,7 +169,7 @@ def test_gpus_on_a_host_without_a_list_price_cost_what_they_cost_alone_and_it_is
     }
     node = Node(
         "n",
-        "n1-standard-8",
+        "n1-custom-8-32768",
         "southamerica-east1",
         capacity_type="spot",
         provider="gcp",
@@ -176,6 +179,31 @@ def test_gpus_on_a_host_without_a_list_price_cost_what_they_cost_alone_and_it_is
     (found,) = pricing.by_gpu.values()
     assert (found.usd_per_hour, found.split) == (0.2394, "per_gpu")
     assert [it.kind for it in pricing.problems] == ["host_unpriced"]
+
+
+def test_a_host_without_a_label_of_its_gpus_has_those_that_are_seen() -> None:
+    node = Node("n", "n1-standard-8", "europe-west1", provider="gcp")
+    assert price_of(node, model="Tesla T4").usd_per_hour == pytest.approx(0.418014 + 0.35)
+
+
+@pytest.mark.parametrize(
+    ("model", "accelerator"),
+    [("NVIDIA A2", ""), ("", ""), ("Tesla T4", "nvidia-tesla-t4-vws")],
+)
+def test_a_host_s_price_is_never_that_of_its_unknown_gpu(model: str, accelerator: str) -> None:
+    labels = {"cloud.google.com/gke-accelerator": accelerator}
+    node = Node("n", "n1-standard-8", "europe-west1", provider="gcp", labels=labels)
+    assert price_of(node, model=model).usd_per_hour is None
+
+
+def test_a_price_of_a_table_without_regions_is_an_estimate_where_prices_differ_by_region() -> None:
+    labels = {"cloud.google.com/gke-accelerator": "nvidia-tesla-p100"}
+    node = Node("n", "n1-standard-16", "europe-west1", provider="gcp", labels=labels)
+    found = price_of(node, model="Tesla P100-PCIE-16GB")
+    assert found.usd_per_hour == pytest.approx(0.836028 + 1.46)
+    assert found.estimated
+    node = Node("n", "BM.GPU.H100.8", "uk-london-1", capacity_type="on_demand", provider="oci")
+    assert not price_of(node, 8).estimated
 
 
 def test_gpus_that_come_with_the_type_are_not_paid_twice() -> None:
@@ -365,6 +393,7 @@ def test_the_slices_of_partitioned_gpus_are_those_of_the_model_table() -> None:
         ("a100", "NVIDIA A100 80GB PCIe"),
         ("RTX 3090", "NVIDIA GeForce RTX 3090"),
         ("RTX-PRO-6000", "NVIDIA RTX PRO 6000 Blackwell Server Edition"),
+        ("rtx-pro-server-6000", "NVIDIA RTX PRO 6000 Blackwell Server Edition"),
         ("X9000", "NVIDIA X9000 Ultra"),
         ("nvidia x9000 ultra", "NVIDIA-X9000-Ultra"),
     ],

@@ -60,8 +60,8 @@ def test_a_node_pays_what_the_source_says(line: str) -> None:
             "cloud.google.com/gke-accelerator": accelerator,
             "cloud.google.com/gke-accelerator-count": count,
         }
-    # A Local Zone is given as its zone.
-    zone = re.fullmatch(r"([a-z]{2}-[a-z]+-\d)-[a-z]{3}-\d[a-z]", place)
+    # A Local or Wavelength Zone is given as its zone.
+    zone = re.fullmatch(r"([a-z]{2}-[a-z]+-\d)-(?:[a-z]{3}-\d[a-z]|wl\d-[a-z]{3}-wlz-\d)", place)
     region, where = (zone[1], place) if zone else (place, "")
     node = Node("n", name, region, where, "", capacity, provider, labels)
     found = paid(node)

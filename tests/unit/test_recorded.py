@@ -307,6 +307,19 @@ def test_pods_are_this_nodes_and_a_kubectl_list_will_do() -> None:
         assert read.node is None
 
 
+@pytest.mark.parametrize("torn", ["pods_json", "node_json"])
+def test_a_torn_file_does_not_take_the_other_with_it(torn: str) -> None:
+    files = {
+        "pods_json": '{"items": [{"metadata": {"name": "a", "namespace": "ml"}}]}',
+        "node_json": '{"metadata": {"name": "n"}}',
+    }
+    read = RecordedNode(frame(**(files | {torn: "torn"})), Config(), "n").kubernetes()
+    assert (read.pods is None, read.node is None) == (torn == "pods_json", torn == "node_json")
+    assert [(problem.source, problem.kind) for problem in read.problems] == [
+        ("kubernetes", "malformed")
+    ]
+
+
 def test_a_source_is_parsed_anew_when_its_file_or_the_settings_change() -> None:
     pods = {"items": [{"metadata": {"name": "a", "labels": {"squad": "blue", "team": "red"}}}]}
     node = RecordedNode(frame(pods_json=json.dumps(pods)), Config(), "")

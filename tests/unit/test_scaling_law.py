@@ -15,11 +15,13 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
+from helm_chart import install
 from programs import ROOT, program
 from render_rules import Scaling, Settings, rendered
 from scaled_service import STEP, Moment, Service, run
-from scaling_law import Law, Seen, affordable, budget, desired, need
+from scaling_law import Law, Seen, affordable, budget, desired, formula, need
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,6 +152,34 @@ def test_the_twin_says_what_the_rules_say(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, (ran.stdout + ran.stderr)[-3000:]
     assert {len(samples) for samples in expected.values()} != {0}
+
+
+def test_the_formula_that_keda_gets_is_the_twins() -> None:
+    release = install("""
+rules: {method: configMap}
+scaling:
+  prometheus: {serverAddress: "http://prometheus:9090"}
+  targets:
+    - name: chat
+      namespace: serving
+      minReplicas: 1
+      maxReplicas: 9
+      usdPerHour: 13
+      usdPerRequest: 0.001
+""")
+    given = release.one("ScaledObject")["spec"]["advanced"]["scalingModifiers"]["formula"]
+    for law, seen in situations(300):
+        both = structs.replace(law, usd_per_hour=13.0, usd_per_request=0.001)
+        paid = affordable(both, seen)
+        triggers = {
+            "need": need(both, seen),
+            "affordable": 1_000_000 if paid is None else paid,  # as its query says
+            "budget": budget(both, seen),
+            "awake": int(seen.awake),
+        }
+        if triggers["need"] is not None:  # else KEDA's fallback
+            said = eval(given, {"min": min, "max": max}, triggers)  # noqa: S307 - the chart's own
+            assert said == formula(both, seen)
 
 
 # --- Laws of the law --------------------------------------------------------------------------
@@ -314,6 +344,21 @@ def test_a_large_budget_is_kept_within_the_hpas_tolerance() -> None:
     wave = Service(law=law, arrivals=lambda second: 30 + 25 * math.sin(second / 5000))
     dear = max(each.usd_per_hour for each in run(wave, DAY))
     assert 76 <= dear <= 88
+
+
+def test_a_price_that_rises_takes_replicas_away_until_the_budget_holds() -> None:
+    rise = 3 * HOUR
+    service = Service(
+        law=LAW,
+        arrivals=steady(40.0),
+        usd_per_hour=lambda second: 8.0 if second >= rise else 4.0,
+    )
+    moments = run(service, 6 * HOUR)
+    assert moments[int(rise / STEP) - 1].wanted == 6
+    late = (
+        service.scale_down_seconds + 5 * STEP
+    )  # the HPA's window, and what is so until it is read
+    assert {each.wanted for each in moments if each.second > rise + late} == {3}
 
 
 def test_without_metrics_what_runs_goes_on() -> None:

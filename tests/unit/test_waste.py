@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from gpucost.model import (
     HOLDER_STATES,
+    NODE,
     NODE_STATES,
     WASTE_STATES,
     Activity,
@@ -185,7 +186,7 @@ def test_a_held_part_is_in_the_first_state_that_applies(
 ) -> None:
     found = usage(gpu(activity=activity), part(), shown=shown, tenure=tenure, clock=clock)
     assert states(found) == (expected if isinstance(expected, dict) else {expected: 1.0})
-    assert {rate.holder for rate in found.rates} == {ADA}
+    assert found.paid_by == Seat(ADA, H100)
 
 
 @pytest.mark.parametrize("reason", sorted(BACK_OFF))
@@ -201,17 +202,18 @@ def test_a_fault_comes_before_everything_and_the_node_pays(
 ) -> None:
     found = usage(gpu(activity=BUSY, faults=("lost",)), part(), shown=shown, tenure=tenure)
     assert states(found) == {State.UNHEALTHY: 1.0}
-    assert [rate.holder for rate in found.rates] == [None]
+    assert found.paid_by == Seat(NODE, H100)
 
 
 def test_by_setting_the_holder_pays_for_a_fault() -> None:
     found = usage(gpu(faults=("lost",)), part(), thresholds=Thresholds(unhealthy_paid_by="holder"))
-    assert [(rate.state, rate.holder) for rate in found.rates] == [(State.UNHEALTHY, ADA)]
+    assert states(found) == {State.UNHEALTHY: 1.0}
+    assert found.paid_by == Seat(ADA, H100)
 
 
 # --- What nobody holds --------------------------------------------------------------------------
 
-NOBODYS = part(seat=Seat(ADA, H100), holder=None, state=State.UNALLOCATED)
+NOBODYS = part(seat=Seat(NODE, H100), holder=None, state=State.UNALLOCATED)
 SOMEONE, NO_ONE = (Process(pid=4711),), ()
 
 
@@ -246,7 +248,7 @@ def test_a_free_part_is_unallocated_only_where_it_is_known_to_be(
     reading = replace(reading, reading=replace(reading.reading, processes=processes))
     found = usage(reading, NOBODYS, assumed=assumed)
     assert states(found) == {state: 1.0}
-    assert [rate.holder for rate in found.rates] == [None]
+    assert found.paid_by == Seat(NODE, H100)
 
 
 @pytest.mark.parametrize("state", [State.STRANDED, State.UNATTRIBUTED])

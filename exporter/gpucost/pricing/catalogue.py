@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from gpucost.pricing.names import is_model
 from gpucost.pricing.places import local_zone_group, places_of
 from gpucost.pricing.price_list import EVERYWHERE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from gpucost.config import Prices
     from gpucost.model import Node
@@ -34,8 +36,8 @@ class Catalogue(Struct, frozen=True):
     """What the price list knows of one instance type; empty: nothing.
 
     `gpu_count` may be a fraction. `attached` are the prices of one GPU that is attached to a
-    host (GCP's accelerators), to be paid beside `rows`. `names` are the known GPU models
-    (names.index).
+    host (GCP's accelerators), to be paid beside `rows`; `cards` those of every GPU that may be,
+    by model, where no label says which is. `names` are the known GPU models (names.index).
     """
 
     instance_type: str = ""
@@ -45,6 +47,19 @@ class Catalogue(Struct, frozen=True):
     names: Mapping[str, str] = {}
     provider: str = ""
     attached: tuple[CatalogueRow, ...] = ()
+    cards: Mapping[str, tuple[CatalogueRow, ...]] = {}
+
+    def with_card(self, seen: Iterable[str]) -> Catalogue:
+        """Of a host that a GPU is attached to, with the one that it is by the names seen.
+
+        Without it there is no price: the host's alone would pass for the GPU's.
+        """
+        if not self.cards:
+            return self
+        models = [card for card in self.cards for name in seen if is_model(card, name, self.names)]
+        if len(models) != 1:
+            return replace(self, rows=())
+        return replace(self, gpu_model=models[0], attached=self.cards[models[0]])
 
 
 class Quote(Struct, frozen=True):
@@ -86,8 +101,10 @@ def _quote(node: Node, prices: Prices, rows: Sequence[CatalogueRow], provider: s
     assumed = "" if node.capacity_type else ", assumed"
     if row := _nearest(node, rows, wanted):
         lowest = wanted == "spot" and provider == "aws" and row.place != node.zone
-        words = _words(row, wanted + assumed + ", lowest of its zones" * lowest)
-        return Quote(row.usd_per_hour, words, row.source_date, bool(assumed) or lowest)
+        anywhere = provider == "gcp" and row.place == EVERYWHERE
+        doubt = ", lowest of its zones" * lowest + ", of no stated region" * anywhere
+        words = _words(row, wanted + assumed + doubt)
+        return Quote(row.usd_per_hour, words, row.source_date, bool(assumed or doubt))
     ratio = {"spot": prices.spot_ratio, "reserved": prices.reserved_ratio}.get(wanted)
     row = _nearest(node, rows, "on_demand")
     if ratio is None or row is None:

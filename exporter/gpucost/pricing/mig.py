@@ -9,7 +9,7 @@ from gpucost.pricing.names import plain
 if TYPE_CHECKING:
     from gpucost.model import Device, MigInstance
 
-_MIG_SLICES = {"a30": 4, "rtx-pro-6000": 4, "rtx-pro-4500": 2}
+_MIG_SLICES = {"a30": 4, "rtx-pro-6000": 4, "rtx-pro-server-6000": 4, "rtx-pro-4500": 2}
 """Compute slices of partitioned GPUs that have not 7 (NVIDIA MIG user guide, supported
 profiles); the key is a model's plain name or the start of it."""
 

@@ -38,6 +38,7 @@ def survey(gpus: Sequence[GpuReading], node: Node, prices: Prices, catalogue: Ca
     if not same(catalogue.instance_type, node.instance_type):
         catalogue = Catalogue(names=catalogue.names)
     models = {plain(gpu.device.model): gpu.device.model for gpu in gpus}
+    catalogue = catalogue.with_card(models.values())
     absent = next(iter(models.values())) if len(models) == 1 else catalogue.gpu_model
     rows = {
         model: matching_row(model, node, prices, catalogue.names)

@@ -218,6 +218,12 @@ def why_unpriced(case: Case) -> str:
         return "nothing in prices matches, and the node's instance type is not known."
     if not catalogue.instance_type:
         return f"nothing in prices matches, and the catalogue does not have {node.instance_type}."
+    if catalogue.cards and not catalogue.attached:
+        card = case.gpu.device.model or "a GPU of unknown model"
+        return (
+            "nothing in prices matches, and the catalogue has no price for"
+            f" {card} attached to {node.instance_type}."
+        )
     place = f"{node.instance_type} in {where(node)}"
     return (
         "nothing in prices matches, and the catalogue has no price for"

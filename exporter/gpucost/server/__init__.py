@@ -2,6 +2,7 @@
 
     listener.py   accepts, bounds and secures connections
     handler.py    reads requests from one connection, and sends answers
+    common.py     what all connections share
 
 Nothing here may be held up by a client: a connection has its own thread, of a bounded number;
 the TLS handshake runs there; a request's head, and an answer, each have a deadline as a whole,
@@ -73,7 +74,7 @@ class Server:
     @property
     def pages_compressed(self) -> int:
         """How often a page was compressed: once for each page that anyone asked for in gzip."""
-        return self._http.compressed.runs
+        return self._http.common.compressed.runs
 
     def start(self) -> None:
         """Begin to answer, on threads of its own."""

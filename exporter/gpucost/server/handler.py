@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import logging
 import re
 import socket
-import threading
 import time
-from collections import OrderedDict
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
@@ -27,7 +24,9 @@ from gpucost.answers import (
 )
 
 if TYPE_CHECKING:
-    from gpucost.server.listener import Listener
+    from socketserver import BaseServer
+
+    from gpucost.server.common import Common
     from gpucost.web_config import Guard
 
 log = logging.getLogger(__name__)
@@ -38,8 +37,6 @@ _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _CHUNK_BYTES = 64 << 10
 _LINGER_SECONDS = 1.0
 _MIN_GZIP_BYTES = 1024
-_GZIP_LEVEL = 1
-"""A page is compressed once and sent to one or two scrapers: time weighs more than size."""
 
 
 def shut(connection: socket.socket, how: int) -> None:
@@ -55,7 +52,17 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     default_request_version = "HTTP/1.0"  # the base says 0.9, whose answers have no headers
-    server: Listener
+
+    def __init__(
+        self,
+        request: socket.socket,
+        client_address: Any,  # noqa: ANN401 - its base's, by family
+        server: BaseServer,
+        common: Common,
+    ) -> None:
+        """Serve the connection to its end."""
+        self._common = common
+        super().__init__(request, client_address, server)
 
     def setup(self) -> None:
         """Prepare; the base's buffered files are not used, for they know no deadline."""
@@ -104,9 +111,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _read_head(self) -> bytes | None:
         """Read up to the blank line. None at the end of the connection, or of our patience."""
-        server = self.server
+        common = self._common
         data = self._pending.lstrip(b"\r\n")
-        patience = server.timeout_seconds if data or self._first else server.idle_seconds
+        patience = common.timeout_seconds if data or self._first else common.idle_seconds
         deadline = time.monotonic() + patience
         self._first = False
         searched = 0
@@ -116,14 +123,14 @@ class Handler(BaseHTTPRequestHandler):
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
                 return None
             remaining = deadline - time.monotonic()
-            if remaining <= 0 or server.closing:
+            if remaining <= 0 or common.closing:
                 return None
             self.connection.settimeout(remaining)
             chunk = self.connection.recv(4096)
             if not chunk:
                 return None
             if not data:
-                deadline = min(deadline, time.monotonic() + server.timeout_seconds)
+                deadline = min(deadline, time.monotonic() + common.timeout_seconds)
             searched = max(0, len(data) - 3)
             data = data + chunk if data else chunk.lstrip(b"\r\n")
         self._pending = data[end.end() :]
@@ -140,7 +147,7 @@ class Handler(BaseHTTPRequestHandler):
         if headers.get("Content-Length", "0").strip() != "0" or "Transfer-Encoding" in headers:
             # Its body is never read, so no request can follow.
             self.close_connection = self._unread = True
-        guard = self.server.guard()
+        guard = self._common.guard()
         seen = {
             "accept": ",".join(headers.get_all("Accept", [])),
             "accept-encoding": ",".join(headers.get_all("Accept-Encoding", [])),
@@ -149,7 +156,7 @@ class Handler(BaseHTTPRequestHandler):
             reply = unauthorized()
         else:
             try:
-                reply = answer(Request(self.command, self.path, seen), self.server.pages)
+                reply = answer(Request(self.command, self.path, seen), self._common.pages)
             except Exception:  # the border: whatever a page's making raises must not end the server
                 log.exception("an answer could not be made")
                 reply = failed(500, "The exporter failed to make this answer; its log says why.")
@@ -160,16 +167,16 @@ class Handler(BaseHTTPRequestHandler):
         if not guard.users or path_of(self.path) in PROBES:
             return True
         given = credentials(self.headers.get("Authorization", ""))
-        return given is not None and self.server.passwords.right(guard.users, *given)
+        return given is not None and self._common.passwords.right(guard.users, *given)
 
     def _put(self, reply: Answer, guard: Guard, *, gzip_welcome: bool) -> None:
         """Write an answer into the outgoing buffer."""
         headers = {"Content-Type": reply.content_type, **reply.headers, **guard.headers}
         body = reply.body
         if gzip_welcome and "Vary" in headers and len(body) >= _MIN_GZIP_BYTES:
-            body = self.server.compressed.of(body)
+            body = self._common.compressed.of(body)
             headers["Content-Encoding"] = "gzip"
-        if self.server.closing:
+        if self._common.closing:
             self.close_connection = True
         if self.close_connection:
             headers["Connection"] = "close"
@@ -184,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, data: bytes) -> None:
         """Send everything within the timeout as a whole, however slowly the client reads."""
-        deadline = time.monotonic() + self.server.timeout_seconds
+        deadline = time.monotonic() + self._common.timeout_seconds
         rest = memoryview(data)
         while rest:
             remaining = deadline - time.monotonic()
@@ -201,7 +208,7 @@ class Handler(BaseHTTPRequestHandler):
     ) -> None:
         """Answer a malformed request in plain words, none of them the client's."""
         self.close_connection = True
-        self._put(failed(code, HTTPStatus(code).phrase), self.server.guard(), gzip_welcome=False)
+        self._put(failed(code, HTTPStatus(code).phrase), self._common.guard(), gzip_welcome=False)
 
     def handle_expect_100(self) -> bool:
         """Answer at once: a client that asks whether to send a body need not."""
@@ -213,28 +220,3 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 - its base
         """Log no requests: a scrape every few seconds is not news, and a target may be secret."""
-
-
-class Compressed:
-    """The latest pages, compressed at most once each: known by identity, not by content."""
-
-    KEPT = 4
-    """Both formats of /metrics, the status page, and one to spare while a Report is replaced."""
-
-    def __init__(self) -> None:
-        self._pages: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()
-        self._lock = threading.Lock()
-        self.runs = 0
-
-    def of(self, page: bytes) -> bytes:
-        """Return `page` in gzip."""
-        with self._lock:
-            # The page itself is kept beside its id: an id is only unique among the living.
-            found = self._pages.get(id(page))
-            if found is None:
-                self.runs += 1
-                found = (page, gzip.compress(page, _GZIP_LEVEL, mtime=0))
-                self._pages[id(page)] = found
-                if len(self._pages) > self.KEPT:
-                    self._pages.popitem(last=False)
-            return found[1]

@@ -8,16 +8,15 @@ import ssl
 import sys
 import threading
 import time
-from http.server import ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any
 
-from gpucost.server.handler import MAX_HEAD_BYTES, Compressed, Handler, shut
-from gpucost.web_config import Guard, Passwords
+from gpucost.server.common import Common
+from gpucost.server.handler import MAX_HEAD_BYTES, Handler, shut
+from gpucost.web_config import Guard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gpucost.answers import Pages
     from gpucost.config import Http
     from gpucost.web_config import WebConfig
@@ -47,19 +46,14 @@ class Listener(ThreadingHTTPServer):
         web: WebConfig | None,
         idle_seconds: float,
     ) -> None:
-        self.pages = pages
-        self.timeout_seconds = settings.timeout_seconds
-        self.idle_seconds = idle_seconds
-        self.passwords = Passwords()
-        self.compressed = Compressed()
-        self.closing = False
-        self.guard: Callable[[], Guard] = web.current if web else Guard
+        guard = web.current if web else Guard
+        self.common = Common(pages, guard, settings.timeout_seconds, idle_seconds)
         self._max_connections = settings.max_connections
         self._open: dict[int, socket.socket] = {}
         self._changed = threading.Condition()
         self._refused_logged = 0.0
         self.address_family, self._both_families, host = _family(address, port)
-        super().__init__((host, port), Handler)
+        super().__init__((host, port), BaseHTTPRequestHandler)  # ours: see finish_request
 
     def server_bind(self) -> None:
         """Bind; without HTTPServer's look-up of the host's full name, which may take long."""
@@ -94,10 +88,10 @@ class Listener(ThreadingHTTPServer):
     def finish_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - its base
         """Shake hands where TLS is on, then serve. On the connection's own thread."""
         try:
-            request.settimeout(self.timeout_seconds)
-            guard = self.guard()
+            request.settimeout(self.common.timeout_seconds)
+            guard = self.common.guard()
             if guard.tls is None:
-                Handler(request, client_address, self)
+                Handler(request, client_address, self, self.common)
                 return
             # Wrapping moves the connection into another object, and empties the first.
             with guard.tls.wrap_socket(
@@ -107,7 +101,7 @@ class Listener(ThreadingHTTPServer):
                     self._open[id(request)] = secured
                 secured.do_handshake()  # its timeout is for all of it
                 _check_names(secured, guard)
-                Handler(secured, client_address, self)
+                Handler(secured, client_address, self, self.common)
         finally:
             self._forget(request)
 
@@ -126,7 +120,7 @@ class Listener(ThreadingHTTPServer):
                 self._max_connections,
             )
         request.settimeout(0)
-        if self.guard().tls is None:
+        if self.common.guard().tls is None:
             try:
                 request.send(
                     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\n"
@@ -148,7 +142,7 @@ class Listener(ThreadingHTTPServer):
     def server_close(self) -> None:
         """Close the listening socket, then every connection."""
         super().server_close()
-        self.closing = True
+        self.common.closing = True
         deadline = time.monotonic() + _CLOSE_SECONDS
         with self._changed:
             # Readers see the end of input; writers may finish.

@@ -52,12 +52,14 @@ class HoldingsRead(Struct, frozen=True):
 class ClusterRead(Struct, frozen=True):
     """What the API server has shown so far; `node` and `pods` are None until first listed.
 
-    `dcgm_url` is the dcgm-exporter found among this node's pods.
+    `dcgm_url` is the dcgm-exporter found among this node's pods; `ended` is when the last pods
+    that ended did, Unix time by UID.
     """
 
     node: Node | None = None
     pods: Mapping[tuple[str, str], Pod] | None = None
     dcgm_url: str | None = None
+    ended: Mapping[str, float] = {}
     problems: tuple[Problem, ...] = ()
 
 

@@ -99,7 +99,7 @@ def _values(subjects: Iterable[Subject], problems: _Problems) -> _Values:
     found: dict[tuple[str, int | None, Field], tuple[set[float], set[float]]] = {}
     for subject in subjects:
         for name, raw in subject.row.values:
-            field = FIELDS.get(name)
+            field = FIELDS.get(name.removesuffix("_total"))  # OpenMetrics adds it to counters
             if field is None or is_blank(field, raw):
                 continue
             if subject.gi is not None and field.on_mig == "nobody":

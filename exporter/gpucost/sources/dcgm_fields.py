@@ -66,7 +66,22 @@ FIELDS = {
     "DCGM_FI_DEV_BOARD_POWER_WATTS": POWER,
     "DCGM_FI_DEV_GPU_TEMP_CELSIUS": TEMPERATURE,
     "DCGM_FI_DEV_ROW_REMAP_FAILED": REMAP_FAILURE,
+    # Those of dcgm-exporter 1.x, which it still has as etc/1.x-compatibility-metrics.csv.
+    "dcgm_fi_prof_gr_engine_active": GR_ENGINE,
+    "dcgm_gpu_utilization": GPU_UTIL,
+    "dcgm_fi_prof_sm_active": SM,
+    "dcgm_fi_prof_pipe_tensor_active": TENSOR,
+    "dcgm_fi_prof_dram_active": DRAM,
+    "dcgm_fb_used": FB_USED,
+    "dcgm_fb_free": FB_FREE,
+    "dcgm_power_usage": POWER,
+    "dcgm_total_energy_consumption": ENERGY,
+    "dcgm_gpu_temp": TEMPERATURE,
+    "dcgm_sm_clock": SM_CLOCK,
 }
+
+PREFIXES = ("DCGM_", "dcgm_")
+"""What the names of DCGM's metrics begin with."""
 
 # dcgm_structs.h: blank, not found, not supported, not permissioned, as int32 and as double. As
 # floats the four of int64 are one number. Energy is a 64-bit count, which passes the others.

@@ -14,21 +14,24 @@ from typing import TYPE_CHECKING
 from gpucost.model import Holder, Holding, Holdings, Problem
 from gpucost.sources.base import DeviceRead, SourceError
 from gpucost.sources.dcgm_devices import Subject, read_gpus
+from gpucost.sources.dcgm_fields import PREFIXES
 from gpucost.sources.promtext import Row, parse_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_PodLabels = tuple[tuple[str, str, str], ...]
-"""Names of the labels that hold pod, namespace and container, in order of preference."""
+_PodLabels = tuple[str, str, str]
+"""Names of the labels that hold pod, namespace and container."""
 
-_OWN: _PodLabels = (
-    ("pod", "namespace", "container"),
-    ("pod_name", "pod_namespace", "container_name"),
-)
-_EXPORTED: _PodLabels = (("exported_pod", "exported_namespace", "exported_container"),)
+_OWN = ("pod", "namespace", "container")
+_OLD = ("pod_name", "pod_namespace", "container_name")
+"""Of dcgm-exporter 1.x, and since then by its flag --use-old-namespace."""
+_EXPORTED = ("exported_pod", "exported_namespace", "exported_container")
 """A Prometheus that scrapes without honorLabels moves the holder here: `pod` is then the
 exporter's own (dcgm-exporter issue 27)."""
+
+_NOT_GPUS = frozenset({"nvswitch", "cpu", "cpucore"})
+"""Labels of rows about switches, their links and CPUs (dcgm-exporter's templates)."""
 
 _SMALL_NUMBER = re.compile(r"[0-9]{1,6}")
 
@@ -40,8 +43,12 @@ def parse_dcgm(text: str | bytes, *, node_name: str = "") -> DeviceRead:
     malformed; empty (no GPU on the page); ambiguous (several hosts, none of them this node).
     """
     page = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    rows = _rows_of_node(parse_rows(page, "DCGM_"), node_name)
-    labels = _EXPORTED if any("exported_pod" in row.labels for row in rows) else _OWN
+    rows = [
+        row
+        for row in _rows_of_node(parse_rows(page, *PREFIXES), node_name)
+        if _NOT_GPUS.isdisjoint(row.labels)
+    ]
+    labels = _pod_labels(rows)
     subjects = [subject for row in rows if (subject := _subject(row, labels))]
     if not subjects:
         raise SourceError(
@@ -99,6 +106,16 @@ def _rows_of_node(rows: Sequence[Row], node_name: str) -> Sequence[Row]:
     return [row for row in rows if _host(row) == node_name]
 
 
+def _pod_labels(rows: Sequence[Row]) -> _PodLabels:
+    """Under which names the page says who holds a device."""
+    if any("exported_pod" in row.labels for row in rows):
+        return _EXPORTED
+    # Both: a pod may have a label of its own that is called pod_name.
+    if any({"pod_name", "pod_namespace"} <= row.labels.keys() for row in rows):
+        return _OLD
+    return _OWN
+
+
 def _host(row: Row) -> str:
     """`Hostname` became `hostname` in 2026-05 (dcgm-exporter PR 655)."""
     return row.labels.get("Hostname") or row.labels.get("hostname") or ""
@@ -118,7 +135,7 @@ def _subject(row: Row, pod_labels: _PodLabels) -> Subject | None:
         model=labels.get("modelName", ""),
         gi=int(gi) if gi else None,
         profile=labels.get("GPU_I_PROFILE", "").removeprefix("MIG "),
-        for_pod=bool(labels.get("vgpu")) or any(labels.get(pod) for pod, _, _ in pod_labels),
+        for_pod=bool(labels.get("vgpu")) or bool(labels.get(pod_labels[0])),
         row=row,
     )
 
@@ -133,11 +150,10 @@ def _holdings(subjects: Iterable[Subject], pod_labels: _PodLabels) -> Holdings |
     unresolved: set[tuple[str, str]] = set()
     for subject in subjects:
         labels = subject.row.labels
-        names = next((names for names in pod_labels if names[0] in labels), None)
-        if names is None:
+        if pod_labels[0] not in labels:
             continue
         mapped = True
-        pod, namespace, container = (labels.get(name, "") for name in names)
+        pod, namespace, container = (labels.get(name, "") for name in pod_labels)
         device_id = _device_id(subject)
         if pod and namespace:
             holdings[Holding(Holder(namespace, pod, container), "", device_id)] = None

@@ -26,6 +26,22 @@ _NAMED_PLACEMENT = re.compile(r"gpu-[0-9]+-mig-.+-[0-9]+-([0-9]{1,3})")
 """The same in the device's name (mig.go: parent, profile, profile id, start)."""
 
 
+Quantity = str | int | float
+"""As JSON has it: a string, unless someone wrote a bare number."""
+
+_SUFFIXES = {
+    "": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3,
+    "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
+    "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50, "Ei": 2.0**60,
+}  # fmt: skip
+_QUANTITY = re.compile(
+    r"\+?(?P<number>(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[eE][+-]?[0-9]{1,2})?)"
+    rf"(?P<suffix>{'|'.join(_SUFFIXES)})"
+)
+"""What a quantity is that is not negative
+(https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/)."""
+
+
 class _Attribute(Wire):
     string: str | None = None
 
@@ -34,8 +50,13 @@ class _Consumption(Wire):
     counters: dict[str, msgspec.Raw] | None = None
 
 
+class _Capacity(Wire):
+    value: Quantity = 0
+
+
 class _Facts(Wire):
     attributes: dict[str, _Attribute] | None = None
+    capacity: dict[str, _Capacity] | None = None
     consumes_counters: list[_Consumption] | None = None
 
 
@@ -77,6 +98,7 @@ class _Result(Wire):
     device: str = ""
     admin_access: bool | None = None
     share_id: str | None = msgspec.field(name="shareID", default=None)
+    consumed_capacity: dict[str, Quantity] | None = None
 
 
 class _Devices(Wire):
@@ -129,18 +151,33 @@ def devices_of(slices: Iterable[SliceObject], node_name: str) -> dict[tuple[str,
 
 def _device(device: _Device) -> Claimable:
     facts = device.basic or device
-    said = {
-        # A name without a domain is the driver's own.
-        name.removeprefix(f"{DRA_DRIVER}/"): attribute.string
-        for name, attribute in (facts.attributes or {}).items()
-    }
+    said = {_own(name): found.string for name, found in (facts.attributes or {}).items()}
+    capacity = {name: found.value for name, found in (facts.capacity or {}).items()}
     return Claimable(
         kind=said.get("type") or "",
         uuid=said.get("uuid"),
         parent_uuid=said.get("parentUUID"),
         profile=said.get("profile"),
         placement=_placement(device.name, facts),
+        capacity=_amounts(capacity),
     )
+
+
+def _own(name: str) -> str:
+    """The name of an attribute or a capacity: without a domain it is the driver's own."""
+    return name.removeprefix(f"{DRA_DRIVER}/")
+
+
+def _amounts(quantities: Mapping[str, Quantity]) -> dict[str, float]:
+    """Quantities by name, those that are none left out."""
+    amounts = {_own(name): amount_of(quantity) for name, quantity in quantities.items()}
+    return {name: amount for name, amount in amounts.items() if amount is not None}
+
+
+def amount_of(quantity: Quantity) -> float | None:
+    """A quantity of Kubernetes as a number; None where it is not one, or is negative."""
+    found = _QUANTITY.fullmatch(str(quantity))
+    return None if found is None else float(found["number"]) * _SUFFIXES[found["suffix"]]
 
 
 def _placement(name: str, facts: _Facts) -> int | None:
@@ -172,6 +209,7 @@ def results_of(claim: ClaimObject) -> tuple[ClaimResult, ...]:
             result.device,
             result.share_id or "",
             admin=bool(result.admin_access),
+            consumed=_amounts(result.consumed_capacity or {}),
         )
         for result in (devices.results if devices else None) or ()
         if result.driver == DRA_DRIVER

@@ -155,7 +155,7 @@ def _read(row: Reads, samples: _Samples, started_at: float | None) -> Iterator[M
     waiting = _gauges(row, row.waiting, samples)
     batch = _gauges(row, row.batch, samples)
     models = dict.fromkeys((*counts, *running, *waiting))
-    steps = {it for whole, parts in row.engine.parts.items() if whole in models for it in parts}
+    steps = _joined(row, counts, (running, waiting, batch))
     for model in models:
         if model in steps:
             continue
@@ -171,6 +171,29 @@ def _read(row: Reads, samples: _Samples, started_at: float | None) -> Iterator[M
             batch=batch.get(model),
             started_at=started_at,
         )
+
+
+def _joined(
+    row: Reads,
+    counts: dict[str, dict[Count, dict[int, float]]],
+    gauges: Sequence[dict[str, float]],
+) -> set[str]:
+    """The models that are steps of another; what only they tell is put to that one.
+
+    Where several are made of the same steps it is the last one's that was asked for anything, for
+    a step does not say whose its tokens were.
+    """
+    wholes = [model for model in row.engine.parts if model in counts]
+    if not wholes:
+        return set()
+    asked = [model for model in wholes if any(counts[model].get(Count.SUCCESS, {}).values())]
+    whole = (asked or wholes)[-1]
+    for step in row.engine.parts[whole]:
+        counts[whole] = counts.get(step, {}) | counts[whole]
+        for gauge in gauges:
+            if step in gauge:
+                gauge.setdefault(whole, gauge[step])
+    return {step for model in wholes for step in row.engine.parts[model]}
 
 
 def _counters(

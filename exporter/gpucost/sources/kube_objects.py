@@ -155,6 +155,7 @@ class _Waiting(Wire):
 
 class _Terminated(Wire):
     exit_code: int | None = None
+    finished_at: _Moment | None = None
 
 
 class _ContainerState(Wire):
@@ -283,6 +284,15 @@ def parse_pod_list(
     }
 
 
+def parse_ends(document: Document) -> dict[str, float]:
+    """When the pods of a v1 PodList that ended did, by UID. Raises SourceError (malformed)."""
+    return {
+        found.metadata.uid or "": end
+        for found in decode(document, PodList).items or ()
+        if (end := ended_at(found)) is not None
+    }
+
+
 def parse_node(document: Document) -> Node:
     """A v1 Node. Raises SourceError (malformed)."""
     return node_of(decode(document, NodeObject))
@@ -406,6 +416,17 @@ def _started_at(
         meta.creation_timestamp,
     )
     return next((_seconds(moment) for moment in moments if moment is not None), None)
+
+
+def ended_at(found: PodObject) -> float | None:
+    """When the last of a pod's containers ended; None while one has not, or it is not told."""
+    status = found.status or _PodStatus()
+    ends = [
+        _seconds(it.state.terminated.finished_at) if it.state and it.state.terminated else None
+        for it in (*(status.container_statuses or ()), *(status.init_container_statuses or ()))
+    ]
+    known = [end for end in ends if end is not None]
+    return max(known) if known and len(known) == len(ends) else None
 
 
 def _seconds(moment: datetime | None) -> float | None:

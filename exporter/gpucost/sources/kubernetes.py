@@ -24,6 +24,7 @@ from gpucost.sources.kube_objects import (
     PodObject,
     dcgm_url_of,
     decode,
+    ended_at,
     node_of,
     on_node,
     pod_of,
@@ -39,6 +40,9 @@ NAME = "kubernetes"
 
 CLOSE_SECONDS = 2.0
 """How long `close` waits for the threads; one that waits for a dead server ends later."""
+
+MAX_ENDED = 256
+"""How many pods' ends are remembered: more than end within a cycle."""
 
 PodKey = tuple[str, str]
 
@@ -63,6 +67,7 @@ class PodCollection:
         self._pods: dict[PodKey, Pod] = {}
         self._dcgm_urls: dict[PodKey, str] = {}
         self._shown: Mapping[PodKey, Pod] | None = None
+        self._ended: Mapping[str, float] = {}
         self._malformed = ""
 
     def replace(self, listed: JsonText) -> None:
@@ -77,6 +82,8 @@ class PodCollection:
                 for pod, whole in zip(pods, found, strict=True)
                 if (url := dcgm_url_of(whole, self._dcgm))
             }
+            for it in found:
+                self._note_end(it)
             if taken != self._pods or self._shown is None:
                 self._pods = taken
                 self._shown = None
@@ -96,6 +103,7 @@ class PodCollection:
             self._dcgm_urls.pop(_key(pod), None)
             if url:
                 self._dcgm_urls[_key(pod)] = url
+            self._note_end(whole)
             if self._pods.get(_key(pod)) != pod:
                 self._pods[_key(pod)] = pod
                 self._shown = None
@@ -103,11 +111,13 @@ class PodCollection:
     def drop(self, found: JsonText) -> None:
         """Forget one Pod."""
         try:
-            pod = self._reduce(decode(found, PodObject))
+            whole = decode(found, PodObject)
         except SourceError as error:
             self._skip(error)
             return
+        pod = self._reduce(whole)
         with self._lock:
+            self._note_end(whole)
             self._dcgm_urls.pop(_key(pod), None)
             if self._pods.pop(_key(pod), None) is not None:
                 self._shown = None
@@ -120,6 +130,20 @@ class PodCollection:
             # Two exporters on a node see the same devices; which one is asked must not vary.
             url = self._dcgm_urls[min(self._dcgm_urls)] if self._dcgm_urls else None
             return self._shown, url, self._malformed
+
+    @property
+    def ended(self) -> Mapping[str, float]:
+        """When the last pods that ended did, by UID; the same mapping until another does."""
+        with self._lock:
+            return self._ended
+
+    def _note_end(self, pod: PodObject) -> None:
+        uid, at = pod.metadata.uid or "", ended_at(pod)
+        if at is not None and self._ended.get(uid) != at:
+            known = {**self._ended, uid: at}
+            for oldest in list(known)[:-MAX_ENDED]:
+                del known[oldest]
+            self._ended = MappingProxyType(known)
 
     def _is_ours(self, pod: PodObject) -> bool:
         return on_node(pod, self._node_name)
@@ -243,6 +267,7 @@ class KubernetesSource:
             node=node,
             pods=pods if self._pod_watch.listed else None,
             dcgm_url=dcgm_url,
+            ended=self._pods.ended,
             problems=self._problems(node, [skipped_pod, skipped_node]),
         )
         if not _same(found, self._last):
@@ -302,5 +327,6 @@ def _same(one: ClusterRead, other: ClusterRead) -> bool:
         one.pods is other.pods
         and one.node is other.node
         and one.dcgm_url == other.dcgm_url
+        and one.ended is other.ended
         and one.problems == other.problems
     )

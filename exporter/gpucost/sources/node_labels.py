@@ -13,7 +13,11 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-INSTANCE_TYPE_LABELS = ("node.kubernetes.io/instance-type", "beta.kubernetes.io/instance-type")
+INSTANCE_TYPE_LABELS = (
+    "node.kubernetes.io/instance-type",
+    "beta.kubernetes.io/instance-type",
+    "nvidia.com/gpu.machine",  # as its firmware has it: clusters without a cloud controller
+)
 REGION_LABELS = (
     "topology.kubernetes.io/region",
     "failure-domain.beta.kubernetes.io/region",

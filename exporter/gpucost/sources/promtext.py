@@ -1,4 +1,4 @@
-"""Prometheus text (exposition format 0.0.4) to rows, strictly and in bounded memory.
+"""Prometheus text (exposition format 0.0.4, or OpenMetrics) to rows, strictly, in bounded memory.
 
 A page is taken whole or not at all: one malformed line refuses it, for a page cut off in the
 middle would otherwise pass for a node with fewer GPUs. The one leniency is an unknown escape in
@@ -15,14 +15,15 @@ from msgspec import Struct
 
 from gpucost.sources.base import SourceError
 
+_BRACED = rb'(?:[^"}]++|"(?:[^"\\]++|\\.)*+")*+'
+_NUMBER = rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _LINE = re.compile(
-    rb"""
-    (?P<name>[a-zA-Z_:][\w:]*)
-    (?:[ \t]*\{(?P<labels>(?:[^"}]++|"(?:[^"\\]++|\\.)*+")*+)\}|(?=[ \t]))
-    [ \t]*(?P<value>[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|(?i:nan|inf(?:inity)?)))
-    (?:[ \t]+-?\d+)?  # a timestamp, in milliseconds
-    """,
-    re.VERBOSE,
+    rb"(?P<name>[a-zA-Z_:][\w:]*)"
+    rb"(?:[ \t]*\{(?P<labels>" + _BRACED + rb")\}|(?=[ \t]))"
+    rb"[ \t]*(?P<value>" + _NUMBER + rb"|[-+]?(?i:nan|inf(?:inity)?))"
+    # A timestamp, in milliseconds; OpenMetrics has seconds, with a fraction, and exemplars.
+    rb"(?:[ \t]+" + _NUMBER + rb")?"
+    rb"(?:[ \t]+\#[ \t]*\{" + _BRACED + rb"\}[ \t]*" + _NUMBER + rb"(?:[ \t]+" + _NUMBER + rb")?)?"
 )
 _LABEL = re.compile(rb'[ \t]*([a-zA-Z_]\w*)[ \t]*=[ \t]*"((?:[^"\\]++|\\.)*+)"[ \t]*(?:,[ \t]*|$)')
 _ESCAPE = re.compile(rb'\\([\\"n])')
@@ -38,14 +39,14 @@ class Row(Struct, frozen=True):
     values: list[tuple[str, float]]
 
 
-def parse_rows(page: bytes, prefix: str) -> tuple[Row, ...]:
-    """The samples whose name starts with `prefix`, by label set, in the order of the page.
+def parse_rows(page: bytes, *prefixes: str) -> tuple[Row, ...]:
+    """The samples whose name starts with one of `prefixes`, by label set, in the order of the page.
 
     Comments, blank lines and CRLF line ends are allowed anywhere; every other line must be a
     sample, whatever its name. Raises SourceError("malformed"), which names the line.
     """
     rows: dict[bytes, Row] = {}
-    start = prefix.encode()
+    starts = tuple(prefix.encode() for prefix in prefixes)
     for number, raw in enumerate(io.BytesIO(page), start=1):
         line = raw.strip(b" \t\r\n")
         if not line or line.startswith(b"#"):
@@ -53,7 +54,7 @@ def parse_rows(page: bytes, prefix: str) -> tuple[Row, ...]:
         sample = _LINE.fullmatch(line)
         if sample is None:
             raise _malformed(number, line)
-        if not line.startswith(start):
+        if not line.startswith(starts):
             continue
         written = sample["labels"] or b""
         # Exporters repeat a device's label set with every metric: it is read once.

@@ -27,7 +27,13 @@ from gpucost.sources.dcgm import parse_dcgm
 from gpucost.sources.dra_objects import ClaimList, SliceList, devices_of, results_by_claim
 from gpucost.sources.engine_endpoints import engine_table
 from gpucost.sources.engine_page import parse_engine_page
-from gpucost.sources.kube_objects import PodList, decode, parse_node, parse_pod_list
+from gpucost.sources.kube_objects import (
+    PodList,
+    decode,
+    parse_ends,
+    parse_node,
+    parse_pod_list,
+)
 from gpucost.sources.podresources import (
     parse_allocatable_json,
     parse_holdings,
@@ -338,21 +344,32 @@ class RecordedNode:
         return RequestsRead(readings, tuple(problems))
 
     def _cluster(self) -> ClusterRead:
-        files = self.frame.files
-        node = parse_node(files[NODE]) if NODE in files else None
-        pods = files.get(PODS)
-        return ClusterRead(
-            node=node,
-            pods=None
-            if pods is None
-            else parse_pod_list(
-                pods,
-                self.config.kubernetes,
-                self._node_name,
-                self.config.kubelet.resource_names,
-                self.config.requests,
-            ),
+        """The Node and its pods: as the watches of a live node, one may fail without the other."""
+        files, errors = self.frame.files, []
+        node, pods, ended = None, None, {}
+        if NODE in files:
+            try:
+                node = parse_node(files[NODE])
+            except SourceError as error:
+                errors.append(error)
+        if PODS in files:
+            try:
+                pods = parse_pod_list(
+                    files[PODS],
+                    self.config.kubernetes,
+                    self._node_name,
+                    self.config.kubelet.resource_names,
+                    self.config.requests,
+                )
+                ended = parse_ends(files[PODS])
+            except SourceError as error:
+                errors.append(error)
+        if errors and node is None and pods is None:
+            raise errors[0]
+        problems = tuple(
+            Problem("kubernetes", error.kind, str(error), error.remedy) for error in errors
         )
+        return ClusterRead(node=node, pods=pods, ended=ended, problems=problems)
 
     def _once(
         self, source: str, files: tuple[str, ...], parse: Callable[[], T], moment: float = 0.0

@@ -9,6 +9,11 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* Where all objects but the cluster-wide ones are. */ -}}
+{{- define "gpucost.namespace" -}}
+{{- .Values.namespaceOverride | default .Release.Namespace -}}
+{{- end -}}
+
 {{- /* What never changes over the life of a release: DaemonSet selectors cannot be changed. */ -}}
 {{- define "gpucost.selectorLabels" -}}
 app.kubernetes.io/name: gpucost

@@ -99,6 +99,16 @@ The rule files for the settings, as scripts/render_rules.py makes them; a test c
 {{- end -}}
 {{- $selector := include "gpucost.selector" (dict "of" $match "order" $order) -}}
 {{- $metric := ternary "gpucost_loaded_cost_usd" "gpucost_cost_usd" (eq (default "plain" .cost) "loaded") -}}
+{{- $counted := dict -}}
+{{- $budget := . -}}
+{{- range $span := list "month_to_date" "rate5m" -}}
+{{- $of := printf "workload:%s:%s%s" $metric $span $selector -}}
+{{- if not (kindIs "invalid" $budget.model_apis) -}}
+{{- $of = printf "%s or team_model:gpucost_api_cost_usd:%s%s" $of $span
+  (include "gpucost.selector" (dict "of" $budget.model_apis "order" (list "cluster" "team" "model"))) -}}
+{{- end -}}
+{{- $_ := set $counted $span $of -}}
+{{- end -}}
 {{- $rules := list (dict "record" "budget:gpucost_usd:setting" "expr" (printf "vector(%s)" (include "gpucost.number" .usd_per_month)) "labels" $labels) -}}
 {{- $shares := dict "50" "info" "90" "warning" "100" "critical" -}}
 {{- if hasKey . "shares" -}}{{- $shares = default dict .shares -}}{{- end -}}
@@ -110,10 +120,10 @@ The rule files for the settings, as scripts/render_rules.py makes them; a test c
 {{- end -}}
 {{- end -}}
 {{- $rules = append $rules (dict "record" "budget:gpucost_cost_usd:month_to_date"
-  "expr" (printf "sum by (month) (workload:%s:month_to_date%s)\nor\n0 * gpucost:billing_month_start:timestamp_seconds" $metric $selector)
+  "expr" (printf "sum by (month) (%s)\nor\n0 * gpucost:billing_month_start:timestamp_seconds" $counted.month_to_date)
   "labels" $labels) -}}
 {{- $rules = append $rules (dict "record" "budget:gpucost_cost_usd:rate5m"
-  "expr" (printf "sum(workload:%s:rate5m%s)\nor\n0 * group(gpucost_build_info)" $metric $selector)
+  "expr" (printf "sum(%s)\nor\n0 * group(gpucost_build_info)" $counted.rate5m)
   "labels" $labels) -}}
 {{- toYaml $rules -}}
 {{- end -}}

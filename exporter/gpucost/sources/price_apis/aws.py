@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from gpucost.sources.base import SourceError
 from gpucost.sources.price_apis.base import Offer, Unit
-from gpucost.sources.price_apis.stream import changed
+from gpucost.sources.price_apis.stream import changed, decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -65,10 +65,7 @@ class _SpotHistory(Struct, rename="pascal"):
 def regions(client: Client, address: str) -> dict[str, str]:
     """The address of each region's CSV file, by the region's code."""
     url = address + INDEX
-    try:
-        index = msgspec.json.decode(client.page(url), type=_Index)
-    except msgspec.DecodeError as error:
-        raise changed(url, f"not an index of regions: {error}") from error
+    index = decoded(client.page(url), _Index, url, "an index of regions")
     return {
         code: urljoin(url, it.current_version_url.removesuffix(".json") + ".csv")
         for code, it in sorted(index.regions.items())
@@ -177,7 +174,7 @@ def parse_spot_history(text: bytes, wanted: Wanted) -> Unit:
     """
     try:
         history = msgspec.json.decode(text, type=_SpotHistory).spot_price_history
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SourceError(
             "malformed",
             f"not a history of spot prices: {error}.",

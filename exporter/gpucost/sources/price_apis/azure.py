@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from gpucost.sources.price_apis.base import Offer, Unit
-from gpucost.sources.price_apis.stream import changed
+from gpucost.sources.price_apis.stream import changed, decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -88,10 +88,18 @@ def read(
 
 def parse_page(text: bytes, url: str) -> _Page:
     """A page of the API. Raises SourceError where it is something else."""
-    try:
-        return msgspec.json.decode(text, type=_Page)
-    except msgspec.DecodeError as error:
-        raise changed(url, f"not a page of prices: {error}") from error
+    return decoded(text, _Page, url, "a page of prices")
+
+
+def _is_linux(product: str) -> bool:
+    """As `Virtual Machines NCads H100 v5 Series` and `NCads A100 v4 Series Linux` are.
+
+    And `... Windows`, `... Cloud Services` and `... Dedicated Host` are not.
+    """
+    return product.endswith(" Linux") or (
+        product.startswith("Virtual Machines ")
+        and not product.endswith((" Windows", "CloudServices", " Cloud Services", "Dedicated Host"))
+    )
 
 
 def offers_of(items: Iterable[_Item], wanted: Wanted) -> Iterator[Offer]:
@@ -106,8 +114,7 @@ def offers_of(items: Iterable[_Item], wanted: Wanted) -> Iterator[Offer]:
             and item.type == "Consumption"
             and item.is_primary_meter_region
             and not item.tier_minimum_units
-            and item.product_name.startswith("Virtual Machines")
-            and not item.product_name.endswith(("Windows", "CloudServices", "Dedicated Host"))
+            and _is_linux(item.product_name)
             and not item.meter_name.endswith("Low Priority")
             and not item.sku_name.endswith("Low Priority")
         ):

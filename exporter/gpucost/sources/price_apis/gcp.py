@@ -13,11 +13,10 @@ import re
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-import msgspec
 from msgspec import Struct
 
 from gpucost.sources.price_apis.base import Offer, Unit
-from gpucost.sources.price_apis.stream import changed
+from gpucost.sources.price_apis.stream import changed, decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -127,10 +126,7 @@ def _attached(client: Client, url: str, wanted: Wanted, api_key: str) -> Iterato
 
 def parse_skus(text: bytes, url: str) -> _Page:
     """A page of SKUs. Raises SourceError where it is something else."""
-    try:
-        return msgspec.json.decode(text, type=_Page)
-    except msgspec.DecodeError as error:
-        raise changed(url, f"not a page of SKUs: {error}") from error
+    return decoded(text, _Page, url, "a page of SKUs")
 
 
 def attached_of(skus: Iterable[_Sku], wanted: Wanted) -> Iterator[Offer]:

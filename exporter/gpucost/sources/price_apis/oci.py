@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
 from msgspec import Struct
 
 from gpucost.sources.price_apis.base import Offer, Unit
-from gpucost.sources.price_apis.stream import changed
+from gpucost.sources.price_apis.stream import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -37,6 +36,8 @@ PARTS = {
     "VM.GPU.A10.1": "B95909",
     "VM.GPU.A10.2": "B95909",
     "BM.GPU.H100.8": "B98415",
+    "BM.GPU.H200.8": "B110519",
+    "BM.GPU.L40S.4": "B109479",
 }
 """Shape to the part number whose price each of its GPUs has."""
 
@@ -84,10 +85,7 @@ def read(
 
 def parse_products(text: bytes, url: str) -> dict[str, float]:
     """USD an hour of a GPU, by part number. Raises SourceError on another format."""
-    try:
-        products = msgspec.json.decode(text, type=_Products)
-    except msgspec.DecodeError as error:
-        raise changed(url, f"not a list of products: {error}") from error
+    products = decoded(text, _Products, url, "a list of products")
     return {
         item.part_number: price.value
         for item in products.items

@@ -10,9 +10,10 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
 import requests
 import urllib3
 from msgspec import Struct
@@ -21,6 +22,8 @@ from gpucost.sources.base import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+
+_T = TypeVar("_T")
 
 _CHUNK_BYTES = 256 << 10
 _MAX_LINE_BYTES = 1 << 20
@@ -193,6 +196,14 @@ def shown(url: str) -> str:
     """The address without its query, which may hold a key."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}{parts.path}"
+
+
+def decoded(text: bytes, shape: type[_T], url: str, what: str) -> _T:
+    """An answer in JSON, which should be `what`. Raises SourceError where it is not."""
+    try:
+        return msgspec.json.decode(text, type=shape)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise changed(url, f"not {what}: {error}") from error
 
 
 def changed(url: str, what: str) -> SourceError:
