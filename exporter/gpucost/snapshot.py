@@ -171,12 +171,14 @@ class Gatherer:
             self._problems.append(Problem(source.name, error.kind, str(error), error.remedy))
         elif outcome.value is None:
             return None
-        elif outcome.fresh:
+        # What is believed of a source that has fallen silent is no success of its.
+        silent = isinstance(outcome.value, ClusterRead | DraRead) and outcome.value.stale
+        if outcome.error is None and outcome.fresh and not silent:
             self._last_success[source.name] = wall_time
         self._statuses.append(
             SourceStatus(
                 source=source.name,
-                up=outcome.error is None,
+                up=outcome.error is None and not silent,
                 duration_seconds=outcome.seconds,
                 last_success=self._last_success.get(source.name),
             )

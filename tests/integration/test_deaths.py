@@ -5,199 +5,41 @@ GPUCOST_KILLS says how many random deaths there are (50 unless set).
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import random
-import re
 import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 import fake_nvml
-from gpucost.catalog import FAMILIES
-from gpucost.checkpoint import Checkpoint, decode
+from gpucost.checkpoint import decode
 from gpucost.ledger import imbalance_usd
 from gpucost.state_folder import FILE
-from kube_api import KubeApiServer, node, pod
-from kubelet_socket import KubeletSocket, holding, offering
+from lives import (
+    PATIENCE,
+    USD_PER_HOUR,
+    Series,
+    charged_seconds,
+    counters,
+    playing,
+    problems,
+    sources_up,
+    waiting_seconds,
+)
 from programs import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 KILLS = int(os.environ.get("GPUCOST_KILLS") or 50)
 NODES_AT_ONCE = 2
-PATIENCE = 120.0
-USD_PER_HOUR = 3.6
-CONFIG = f"""
-cycle_seconds: 1
-scrape_interval_seconds: 1
-prices: {{fallback: {{"NVIDIA H100 80GB HBM3": {USD_PER_HOUR}}}}}
-kubelet: {{socket: SOCKET}}
-"""
-
-Series = tuple[str, tuple[tuple[str, str], ...]]
-
-
-class Exporter:
-    """One life after another of the real program on a played node with one GPU, held by a pod."""
-
-    def __init__(self, folder: Path, api: KubeApiServer) -> None:
-        self.state = folder / "state"
-        self._log = folder / "log"
-        (folder / "config.yaml").write_text(
-            CONFIG.replace("SOCKET", str(folder / "kubelet.sock")), "utf-8"
-        )
-        kubeconfig = folder / "kubeconfig"
-        kubeconfig.write_text(
-            f"""
-apiVersion: v1
-kind: Config
-current-context: here
-contexts: [{{name: here, context: {{cluster: here, user: me}}}}]
-clusters: [{{name: here, cluster: {{server: "{api.host}"}}}}]
-users: [{{name: me, user: {{}}}}]
-""",
-            "utf-8",
-        )
-        self._environment = {
-            **os.environ,
-            "KUBECONFIG": str(kubeconfig),
-            "FAKE_NVML_SCENARIO": str(folder / "nvml.world"),
-            "LD_LIBRARY_PATH": str(fake_nvml.library().parent),
-        }
-        self._arguments: tuple[str, ...] = (
-            *("--config", str(folder / "config.yaml")),
-            *("--node-name", "gpu-1"),
-        )
-        self._port: int | None = None
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """A new life."""
-        self._port = None
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "gpucost", "serve", "--listen", "127.0.0.1:0"),
-                    *("--state-directory", str(self.state), *self._arguments),
-                ],
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def rename(self, name: str) -> None:
-        """The node has another name from its next life on."""
-        self._arguments = (*self._arguments[:-1], name)
-
-    def end(self, how: signal.Signals = signal.SIGKILL) -> int:
-        """End it, if it lives, and what came of it."""
-        if self.process is None:
-            return 0
-        self.process.send_signal(how)
-        status = self.process.wait(PATIENCE)
-        self.process = None
-        return status
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text("utf-8")
-
-    def scrape(self) -> dict[Series, float] | None:
-        """Its counters; None while it has no page."""
-        assert self.process is not None
-        assert self.process.poll() is None, self.log
-        if self._port is None:
-            found = re.search(r"listens on .*, port (\d+)", self.log)
-            if found is None:
-                return None
-            self._port = int(found[1])
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
-        with contextlib.closing(connection):
-            try:
-                connection.request("GET", "/metrics")
-                answer = connection.getresponse()
-                text = answer.read().decode()
-            except (OSError, HTTPException):
-                return None
-        if answer.status != 200:
-            return None
-        return {
-            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name in FAMILIES
-        }
-
-    def first_page(self) -> dict[Series, float]:
-        deadline = time.monotonic() + PATIENCE
-        while (page := self.scrape()) is None:
-            assert time.monotonic() < deadline, self.log
-            time.sleep(0.02)
-        return page
-
-    def shows_counters(self) -> None:
-        """Wait until the API server has named the node and the pod."""
-        deadline = time.monotonic() + PATIENCE
-        while not counters(self.first_page()):
-            assert time.monotonic() < deadline, self.log
-            time.sleep(0.05)
-
-    def kept(self) -> Checkpoint:
-        return decode((self.state / FILE).read_bytes())
-
-
-@contextlib.contextmanager
-def playing(folder: Path) -> Iterator[Exporter]:
-    """An exporter on a node with a kubelet and an API server; dead at the end."""
-    folder.mkdir(exist_ok=True)
-    gpu = fake_nvml.h100()
-    gpu.busy(0.5)
-    fake_nvml.World(folder / "nvml.world", [gpu])
-    with KubeletSocket(folder / "kubelet.sock") as kubelet, KubeApiServer() as api:
-        held = pod("train-0", node="gpu-1")
-        held["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "1"}}
-        api.put("nodes", node("gpu-1"))
-        api.put("pods", held)
-        kubelet.pods.append(holding("train-0", gpu.uuid))
-        kubelet.devices = offering(gpu.uuid)
-        exporter = Exporter(folder, api)
-        try:
-            yield exporter
-        finally:
-            exporter.end()
-
-
-def counters(page: dict[Series, float]) -> dict[Series, float]:
-    return {
-        key: value
-        for key, value in page.items()
-        if FAMILIES[key[0]].type == "counter" and key[0] != "gpucost_gpu_energy_joules_total"
-    }
-
-
-def charged_seconds(kept: Checkpoint) -> float:
-    """Everything that is charged, or known to be to charge."""
-    ledger = kept.ledger
-    gap = () if ledger.gap is None else ledger.gap.stretches
-    return math.fsum(
-        (
-            *(s for gpu in ledger.gpus.values() for s in gpu.account.seconds.values()),
-            *(seconds for _, seconds in gap),
-        )
-    )
 
 
 def die_often(folder: Path, kills: int, seed: int) -> None:
@@ -229,7 +71,7 @@ def die_often(folder: Path, kills: int, seed: int) -> None:
             assert math.isclose(charged, passed, rel_tol=1e-9, abs_tol=1e-6), life
             assert math.isclose(
                 kept.ledger.billed_usd,
-                (charged_seconds(kept) - _waiting(kept)) * USD_PER_HOUR / 3600,
+                (charged_seconds(kept) - waiting_seconds(kept)) * USD_PER_HOUR / 3600,
                 rel_tol=1e-9,
                 abs_tol=1e-9,
             )
@@ -241,11 +83,6 @@ def die_often(folder: Path, kills: int, seed: int) -> None:
         # What is lost is the state: while it was away nobody measured. Who held is known.
         assert states["unmeasured"] > 0
         assert states["unattributed"] == 0
-
-
-def _waiting(kept: Checkpoint) -> float:
-    gap = kept.ledger.gap
-    return 0.0 if gap is None else math.fsum(seconds for _, seconds in gap.stretches)
 
 
 def test_killed_at_random_no_counter_falls_and_no_second_is_lost(tmp_path: Path) -> None:
@@ -356,8 +193,7 @@ def test_under_another_name_it_begins_anew_and_says_so(tmp_path: Path) -> None:
         exporter.rename("gpu-2")
         exporter.start()
         page = exporter.first_page()
-        kinds = {dict(labels)["kind"] for (name, labels) in page if name == "gpucost_problems"}
-        assert "renamed" in kinds
+        assert ("state", "renamed") in problems(page)
         assert all(dict(labels)["node"] == "gpu-2" for _, labels in page)
         assert len(list(exporter.state.glob(f"{FILE}.*renamed"))) == 1
 
@@ -373,8 +209,7 @@ def test_a_file_that_was_damaged_is_kept_and_it_begins_at_0(tmp_path: Path) -> N
         file.write_bytes(damaged)
         exporter.start()
         page = exporter.first_page()
-        kinds = {dict(labels)["kind"] for (name, labels) in page if name == "gpucost_problems"}
-        assert "corrupt" in kinds
+        assert ("state", "corrupt") in problems(page)
         assert not any(counters(page).values())
         [kept] = exporter.state.glob(f"{FILE}.*corrupt")
         assert kept.read_bytes() == damaged
@@ -390,15 +225,11 @@ def test_a_disk_that_fills_up_stops_no_bill_and_the_next_life_begins_at_0(tmp_pa
         deadline = time.monotonic() + PATIENCE
         while True:
             page = exporter.first_page()
-            kinds = {dict(labels)["kind"] for (name, labels) in page if name == "gpucost_problems"}
-            if "unwritable" in kinds:
+            if ("state", "unwritable") in problems(page):
                 break
             assert time.monotonic() < deadline, exporter.log
             time.sleep(0.2)
-        up = {
-            dict(labels)["source"]: value for (name, labels), value in page.items() if "_up" in name
-        }
-        assert up["state"] == 0
+        assert sources_up(page)["state"] == 0
         assert not (exporter.state / FILE).exists()
         exporter.end()
         exporter.start()

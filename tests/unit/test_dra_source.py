@@ -232,6 +232,7 @@ def test_a_server_that_goes_leaves_the_devices_and_a_problem(server: KubeApiServ
         server.disconnect()
         read = until(source, lambda it: bool(it.problems))
         assert [problem.kind for problem in read.problems] == ["stale"]
+        assert read.stale
         assert len(read.devices) == 2
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import gc
 import ipaddress
 import json
 import ssl
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,12 +26,11 @@ from gpucost.sources.base import ClusterRead, SourceError
 from gpucost.sources.kube_watch import Pace
 from gpucost.sources.kubernetes import KubernetesSource
 from kube_api import KubeApiServer, node, pod
+from watching import FAST, until, watching
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
-
-FAST = Pace(backoff_first=0.02, backoff_most=0.1, idle_most=30.0, stale_after=0.3)
 
 
 @pytest.fixture
@@ -41,42 +38,6 @@ def server() -> Iterator[KubeApiServer]:
     with KubeApiServer() as running:
         running.put("nodes", node())
         yield running
-
-
-@contextmanager
-def watching(
-    server: KubeApiServer,
-    *,
-    pace: Pace = FAST,
-    timeout_seconds: float = 20.0,
-    dcgm: Dcgm | None = None,
-    configure: Callable[[], Any] | None = None,
-    settled: bool = True,
-) -> Iterator[KubernetesSource]:
-    """A started source; with `settled`, one whose streams are open."""
-    source = KubernetesSource(
-        Kubernetes(timeout_seconds=timeout_seconds),
-        dcgm or Dcgm(),
-        "gpu-1",
-        pace=pace,
-        configure=configure or (lambda: Configuration(host=server.host)),
-    )
-    source.start()
-    try:
-        if settled:
-            until(lambda: server.streams == 2)
-        yield source
-    finally:
-        source.close()
-        gc.collect()  # a leaked socket warns here, in the test that leaked it
-
-
-def until(holds: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait until something holds; generous, for slow machines."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never came to hold"
-        time.sleep(0.01)
 
 
 def names(source: KubernetesSource) -> list[str]:
@@ -381,6 +342,7 @@ class TestFailing:
                 assert names(source) == ["a"]
                 stale = source.read()
                 assert stale.node is not None
+                assert stale.stale
 
     def test_a_short_absence_is_no_problem(self, server: KubeApiServer) -> None:
         server.put("pods", pod("a"))

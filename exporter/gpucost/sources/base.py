@@ -53,7 +53,7 @@ class ClusterRead(Struct, frozen=True):
     """What the API server has shown so far; `node` and `pods` are None until first listed.
 
     `dcgm_url` is the dcgm-exporter found among this node's pods; `ended` is when the last pods
-    that ended did, Unix time by UID.
+    that ended did, Unix time by UID. `stale` where it has been silent, and all of this may be old.
     """
 
     node: Node | None = None
@@ -61,18 +61,21 @@ class ClusterRead(Struct, frozen=True):
     dcgm_url: str | None = None
     ended: Mapping[str, float] = {}
     problems: tuple[Problem, ...] = ()
+    stale: bool = False
 
 
 class DraRead(Struct, frozen=True):
     """What Kubernetes says of this node's DRA devices.
 
     `devices` are those of NVIDIA's driver by pool and name, `claims` the results of those claims
-    that were asked for, by `<namespace>/<name>`; one that could not be read is not there.
+    that were asked for, by `<namespace>/<name>`; one that could not be read is not there. `stale`
+    as above.
     """
 
     devices: Mapping[tuple[str, str], Claimable]
     claims: Mapping[str, tuple[ClaimResult, ...]]
     problems: tuple[Problem, ...] = ()
+    stale: bool = False
 
 
 class RequestsRead(Struct, frozen=True):

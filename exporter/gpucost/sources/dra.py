@@ -136,7 +136,8 @@ class DraSource:
         if skipped:
             problems.append(Problem(NAME, "malformed", skipped, "Report this."))
         error = watch.error
-        if error is not None and watch.stale_seconds >= self._pace.stale_after:
+        stale = error is not None and watch.stale_seconds >= self._pace.stale_after
+        if error is not None and stale:
             problems.append(
                 Problem(
                     NAME,
@@ -152,7 +153,7 @@ class DraSource:
             or last.claims != claims
             or last.problems != tuple(problems)
         ):
-            self._last = DraRead(devices, claims, tuple(problems))
+            self._last = DraRead(devices, claims, tuple(problems), stale)
         return self._last if self._last is not None else DraRead(devices, claims)
 
     def close(self) -> None:

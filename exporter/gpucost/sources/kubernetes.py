@@ -41,6 +41,9 @@ NAME = "kubernetes"
 CLOSE_SECONDS = 2.0
 """How long `close` waits for the threads; one that waits for a dead server ends later."""
 
+STALE = "stale"
+"""The kind of the problem that what is known may be old."""
+
 MAX_ENDED = 256
 """How many pods' ends are remembered: more than end within a cycle."""
 
@@ -263,12 +266,14 @@ class KubernetesSource:
             )
         pods, dcgm_url, skipped_pod = self._pods.show()
         node, skipped_node = self._node.show()
+        problems = self._problems(node, [skipped_pod, skipped_node])
         found = ClusterRead(
             node=node,
             pods=pods if self._pod_watch.listed else None,
             dcgm_url=dcgm_url,
             ended=self._pods.ended,
-            problems=self._problems(node, [skipped_pod, skipped_node]),
+            problems=problems,
+            stale=any(problem.kind == STALE for problem in problems),
         )
         if not _same(found, self._last):
             self._last = found
@@ -295,7 +300,7 @@ class KubernetesSource:
                 found.append(
                     Problem(
                         NAME,
-                        "stale",
+                        STALE,
                         f"what the API server last said is kept, and may be old: {error}",
                         error.remedy,
                     )
