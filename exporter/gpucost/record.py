@@ -142,13 +142,14 @@ def _engine(serving: Serving, settings: Requests) -> bytes:
     lines: dict[bytes, None] = {}
     for endpoint in serving.endpoints:
         page = EnginePage(engine_table(settings))
-        fetch(
+        if fetch(
             endpoint.url,
             page.feed,
             timeout_seconds=settings.timeout_seconds,
             max_bytes=settings.max_bytes,
             trust=trust_of(endpoint, settings),
-        )
+        ):
+            page.end()
         lines |= dict.fromkeys(page.kept().splitlines(keepends=True))
     return b"".join(lines)
 

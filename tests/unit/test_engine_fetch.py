@@ -212,6 +212,23 @@ def test_what_is_cut_off_or_no_http_is_malformed(answer: bytes) -> None:
         assert failure(url).kind == "malformed"
 
 
+@pytest.mark.parametrize(
+    ("head", "whole"),
+    [
+        (b"Content-Length: 4\r\n\r\na 1\n", True),
+        (b"Transfer-Encoding: chunked\r\n\r\n4\r\na 1\n\r\n0\r\n\r\n", True),
+        (b"\r\na 1\n", False),
+    ],
+)
+def test_an_answer_that_ends_where_the_connection_does_is_not_known_to_be_whole(
+    *, head: bytes, whole: bool
+) -> None:
+    with raw(lambda connection: connection.sendall(b"HTTP/1.1 200 OK\r\n" + head)) as url:
+        pieces: list[bytes] = []
+        assert fetch(url, pieces.append, timeout_seconds=20, max_bytes=100) is whole
+        assert b"".join(pieces) == b"a 1\n"
+
+
 def test_a_gzip_that_is_cut_off_is_malformed() -> None:
     packed = gzip.compress(PAGE * 1000)[:-10]
     with serving(lambda handler: handler.send(packed, Content_Encoding="gzip")) as server:

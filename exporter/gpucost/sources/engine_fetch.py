@@ -49,11 +49,13 @@ def fetch(
     timeout_seconds: float,
     max_bytes: int,
     trust: Trust = Trust(),  # noqa: B008 - frozen
-) -> None:
+) -> bool:
     """GET a page of at most `max_bytes`, decompressed, and give it to `sink` in pieces.
 
-    `url` names its host by an IP address. Raises SourceError: unreachable, timeout, tls, token,
-    http_status, redirect, too_large, malformed; and whatever `sink` raises.
+    Returns whether it is known to be whole: an answer may end where the connection does, and then
+    nothing tells that from one that broke. `url` names its host by an IP address. Raises
+    SourceError: unreachable, timeout, tls, token, http_status, redirect, too_large, malformed;
+    and whatever `sink` raises.
     """
     deadline = time.monotonic() + timeout_seconds
     parts = urlsplit(url)
@@ -76,7 +78,9 @@ def fetch(
         connection.request("GET", f"{parts.path or '/'}{query}", headers=headers)
         with connection.getresponse() as response:
             _check_status(url, response)
+            told = response.chunked or response.length is not None
             _pass_on(url, response, sink, max_bytes)
+            return told
     except TimeoutError as error:
         raise SourceError(
             "timeout",

@@ -51,12 +51,18 @@ class EnginePage:
         if len(self._rest) > MAX_LINE_BYTES:
             raise _malformed(f"a line has more than {MAX_LINE_BYTES} bytes")
         beginnings, names = self._table.beginnings, self._table.names
-        for line in lines:
+        for raw in lines:
+            line = raw.lstrip(b" \t") if raw.startswith((b" ", b"\t")) else raw
             if line.startswith(beginnings):
                 brace = line.find(b"{")
                 name = line[:brace].rstrip() if brace > 0 else line.split(None, 1)[0]
                 if name in names:
                     self._take(name, line)
+
+    def end(self) -> None:
+        """Nothing is missing: the last line is one, though it has no end. Raises SourceError."""
+        if self._rest:
+            self.feed(b"\n")
 
     def _take(self, name: bytes, line: bytes) -> None:
         sample = parse_sample(line.rstrip())
@@ -81,7 +87,7 @@ class EnginePage:
         return b"".join(line + b"\n" for line in self._kept)
 
     def models(self, engine: str = "", only: Collection[str] = ()) -> tuple[ModelReading, ...]:
-        """What the whole page says, when its last piece was fed.
+        """What the whole page says, when its last piece was fed; see `end`.
 
         `engine` names the table's row that it must be; empty: any. Of the served models those in
         `only` count; empty: all. Raises SourceError: malformed, unrecognised, too_many_models.
@@ -128,9 +134,10 @@ class EnginePage:
 def parse_engine_page(
     page: bytes, table: EngineTable, engine: str = "", only: Collection[str] = ()
 ) -> tuple[ModelReading, ...]:
-    """What a whole page says: `EnginePage` fed at once. Raises SourceError."""
+    """What a page says that is known to be whole. Raises SourceError."""
     reading = EnginePage(table)
     reading.feed(page)
+    reading.end()
     return reading.models(engine, only)
 
 

@@ -225,13 +225,14 @@ def ask(
     models: dict[tuple[str, str], ModelReading] = {}
     for endpoint in serving.endpoints:
         page = EnginePage(table)
-        fetch(
+        if fetch(
             endpoint.url,
             page.feed,
             timeout_seconds=settings.timeout_seconds,
             max_bytes=settings.max_bytes,
             trust=trust_of(endpoint, settings),
-        )
+        ):
+            page.end()
         for model in page.models(endpoint.engine, serving.models):
             found = named(model, serving)
             models.setdefault((found.engine, found.served_model), found)
