@@ -6,16 +6,18 @@ GPUs, all of them priced, and it is known who holds them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
+from gpucost.model import UnitId, unit_of
 from gpucost.waste import readings_by_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from gpucost.model import GpuReading, Price, Report, Snapshot
+    from gpucost.model import GpuReading, Price, Report, Snapshot, UnitReading
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -29,13 +31,35 @@ class Finding(Struct, frozen=True):
     remedy: str = ""
 
 
-def findings(report: Report) -> tuple[Finding, ...]:
+_OF_UNITS: tuple[tuple[str, Callable[[UnitReading], object]], ...] = (
+    ("efficiency", lambda reading: reading.efficiency),
+    ("memory", lambda reading: reading.memory_used_bytes),
+)
+_OF_GPUS: tuple[tuple[str, Callable[[GpuReading], object]], ...] = (
+    ("power", lambda gpu: gpu.power_watts),
+    ("energy", lambda gpu: gpu.energy_joules),
+    ("temperature", lambda gpu: gpu.temperature_celsius),
+    ("sm_clock", lambda gpu: gpu.sm_clock_hertz),
+)
+"""Signals beside the activity: the name, and where it is."""
+
+_WITHOUT = (
+    "dcgm-exporter on this node may have it. Dollars need none of these: on premises, power that is"
+    " not known is estimated."
+)
+
+Reasons = Mapping[tuple[UnitId, str], str]
+"""Why a unit has not a signal, as far as its source knows."""
+
+
+def findings(report: Report, reasons: Reasons | None = None) -> tuple[Finding, ...]:
     """Everything that was looked at, in the order in which the data flow."""
     return (
         *_sources(report),
-        *_gpus(report),
+        *_gpus(report, reasons or {}),
         *_holders(report.snapshot),
         *_node(report.snapshot),
+        *_rights(report.snapshot),
     )
 
 
@@ -76,7 +100,7 @@ def _sources(report: Report) -> Iterator[Finding]:
             yield Finding(level, subject, f"{problem.kind}: {problem.message}", problem.remedy)
 
 
-def _gpus(report: Report) -> Iterator[Finding]:
+def _gpus(report: Report, reasons: Reasons) -> Iterator[Finding]:
     if not report.snapshot.gpus:
         yield Finding(
             "fail",
@@ -93,6 +117,7 @@ def _gpus(report: Report) -> Iterator[Finding]:
         yield _health(subject, gpu)
         if not gpu.faults:
             yield _signal(subject, gpu)
+            yield from _other_signals(subject, gpu, reasons)
         yield _price(subject, report.prices[gpu.device.uuid], how_to_price)
 
 
@@ -125,6 +150,30 @@ def _signal(subject: str, gpu: GpuReading) -> Finding:
             " has no signal in NVML), or let the exporter run privileged for GPM.",
         )
     return Finding("ok", subject, f"activity from {', '.join(signals) or 'no unit'}")
+
+
+def _other_signals(subject: str, gpu: GpuReading, reasons: Reasons) -> Iterator[Finding]:
+    """What else it tells, in one line, and a line for each signal that is missing."""
+    uuid, mig = gpu.device.uuid, gpu.device.mig
+    units = [unit_of(uuid, instance) for instance in ((None,) if mig is None else mig)]
+    asked = {
+        name: dict(zip(units, map(value, readings_by_unit(gpu)), strict=True))
+        for name, value in _OF_UNITS
+    } | {name: {unit_of(uuid): value(gpu)} for name, value in _OF_GPUS}
+    there = []
+    missing: dict[str, list[str]] = {}
+    for name, values in asked.items():
+        without = [unit for unit, value in values.items() if value is None]
+        if not without:
+            there.append(name)
+            continue
+        some = "" if uuid in values else f" on {len(without)} of {len(values)} MIG instances"
+        why = dict.fromkeys(reasons[unit, name] for unit in without if (unit, name) in reasons)
+        missing.setdefault(f"{some}: {'; '.join(why) or 'no source tells it'}", []).append(name)
+    if there:
+        yield Finding("ok", subject, f"also tells {', '.join(there)}")
+    for told, names in missing.items():
+        yield Finding("warn", subject, f"no {', '.join(names)}{told}", _WITHOUT)
 
 
 def _price(subject: str, price: Price, how_to_price: str) -> Finding:
@@ -185,3 +234,34 @@ def _node(snapshot: Snapshot) -> Iterator[Finding]:
             "node",
             f"{node.name}: {node.instance_type}, {node.region}, {node.capacity_type}",
         )
+
+
+def _rights(snapshot: Snapshot) -> Iterator[Finding]:
+    """What may be read, as the answers show; what an answer is missing to prove is left out."""
+    may = []
+    if any(status.source == "kubelet" and status.up for status in snapshot.sources):
+        may.append("the kubelet's socket")
+    if snapshot.pods is not None:
+        may.append("pods")
+    elif any(status.source == "kubernetes" for status in snapshot.sources):
+        yield Finding(
+            "warn",
+            "rights",
+            "pods not read: no workload, no team, no cold starts",
+            "Give the service account list and watch on pods.",
+        )
+    if snapshot.node_known:
+        may.append("the Node")
+    readings = [reading for gpu in snapshot.gpus for reading in readings_by_unit(gpu)]
+    processes = [process for reading in readings for process in reading.processes or ()]
+    if any(process.cgroup for process in processes):
+        may.append("whose processes are on the GPUs")
+    elif processes or any(reading.processes is None for reading in readings):
+        yield Finding(
+            "warn",
+            "rights",
+            "not seen whose processes are on the GPUs: on a shared one activity is unmeasured",
+            "Run the exporter with hostPID: true, where pods share GPUs.",
+        )
+    if may:
+        yield Finding("ok", "rights", f"may read {', '.join(may)}")

@@ -390,9 +390,10 @@ def _check(given: argparse.Namespace) -> int:
     node = _live(given)
     try:
         report = _cycle(node, reads=2)
+        signals = () if node.sources.nvml is None else node.sources.nvml.signals()
     finally:
         node.close()
-    found = check.findings(report)
+    found = check.findings(report, {(it.unit, it.signal): it.detail for it in signals})
     print(check.render(found), end="")
     return 0 if check.dollars_flow(found) else _EXIT_NO_DOLLARS
 

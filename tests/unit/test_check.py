@@ -9,8 +9,10 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from gpucost.check import Finding, dollars_flow, findings, render
+from gpucost.model import unit_of
 from gpucost.replay import replay
 from programs import ROOT
 
@@ -67,6 +69,13 @@ def test_dollars_flow_where_gpus_have_prices_and_holders_are_known(
         ("a100-mig-dcgm-fills-nvml", "ok", "GPU 0", "3 MIG instances", ""),
         ("h100-every-state", "warn", "GPU 5", "no activity signal: held", "dcgm-exporter"),
         ("h100-every-state", "warn", "GPU 7", "lost", "Drain the node"),
+        ("a100-mig-dcgm-fills-nvml", "ok", "GPU 0", "also tells efficiency, memory, power", ""),
+        ("a100-mig-dcgm-fills-nvml", "warn", "GPU 0", "no energy: no source", "dcgm-exporter"),
+        ("gke-device-ids", "warn", "GPU 2", "memory on 1 of 1 MIG instances: no source", "dcgm"),
+        ("no-api-server", "ok", "rights", "may read the kubelet's socket", ""),
+        ("a100-mig-dcgm-fills-nvml", "ok", "rights", "socket, pods, the Node", ""),
+        ("a100-mig-dcgm-fills-nvml", "warn", "rights", "whose processes", "hostPID: true"),
+        ("time-slicing-work-is-told-apart", "ok", "rights", "whose processes are on", ""),
         ("p5-one-gpu-missing", "ok", "node", "gpu-node-1: p5.48xlarge, us-east-1, on_demand", ""),
         ("p5-one-gpu-missing", "ok", "GPU 0", "6.8800 USD/h by catalogue: p5.48xlarge", ""),
         ("p5-one-gpu-missing", "warn", "pricing", "missing_gpu: p5.48xlarge has 8 GPUs", "Xid"),
@@ -103,6 +112,31 @@ def test_each_thing_looked_at_says_how_it_is_and_what_to_do(
         it.level == level and message.lower() in it.message.lower() and remedy in it.remedy
         for it in found
     ), found
+
+
+def test_a_signal_that_is_missing_is_told_with_its_reasons() -> None:
+    report = replay(ROOT / "tests/nodes/unpriced", 1.0, "", AT)
+    first, *others = report.snapshot.gpus
+    bare = replace(first, energy_joules=None, power_watts=None, temperature_celsius=30.0)
+    report = replace(report, snapshot=replace(report.snapshot, gpus=(bare, *others)))
+    unit = unit_of(first.device.uuid)
+    found = findings(report, {(unit, "power"): "denied", (unit, "energy"): "denied"})
+    told = [it.message for it in about(found, "GPU 0")]
+    assert "no power, energy: denied" in told
+    assert any(line.startswith("also tells ") and "temperature" in line for line in told)
+
+
+def test_pods_that_may_not_be_read_are_told_with_the_right_that_is_missing(
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(ROOT / "tests/nodes/h100-every-state", tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.rglob("pods.json"):
+        file.write_text("torn")
+    [rights] = [it for it in about(look_at(tmp_path), "rights") if "pods not read" in it.message]
+    assert (rights.level, rights.remedy) == (
+        "warn",
+        "Give the service account list and watch on pods.",
+    )
 
 
 def test_a_node_that_shows_no_gpu_fails(tmp_path: Path) -> None:
