@@ -122,6 +122,15 @@ def test_list_prices_are_found_by_type_and_region_in_any_case(
     assert not found.estimated
 
 
+def test_where_a_node_is_does_not_matter_to_a_type_that_costs_the_same_everywhere() -> None:
+    found = price_of(Node("n", "gpu_8x_h100_sxm5", capacity_type="on_demand"), 8)
+    assert found.usd_per_hour == pytest.approx(31.92 / 8)
+    assert found.detail.startswith("gpu_8x_h100_sxm5 on_demand 31.92 USD/h")
+    assert not found.estimated
+    assert price_of(aws("p5.48xlarge", ""), 8).usd_per_hour is None
+    assert price_of(Node("n", "gpu_8x_h100_sxm5", "mars-1"), 8).usd_per_hour is None
+
+
 def test_a_local_zone_has_its_own_price_and_never_that_of_its_region() -> None:
     assert price_of(aws("g4dn.2xlarge", "us-west-2", "us-west-2a")).usd_per_hour == 0.752
     assert price_of(aws("g4dn.2xlarge", "us-west-2", "us-west-2-lax-1a")).usd_per_hour == 0.902

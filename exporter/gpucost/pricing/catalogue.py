@@ -115,11 +115,14 @@ def _quote(node: Node, prices: Prices, rows: Sequence[CatalogueRow], provider: s
 
 
 def _nearest(node: Node, rows: Sequence[CatalogueRow], capacity_type: str) -> CatalogueRow | None:
+    """The row of the nearest place; of an unknown place, where all places have one price, that."""
     alike = [row for row in rows if row.capacity_type == capacity_type]
     for place in places_of(node.region, node.zone):
         for row in alike:
             if same(row.place, place):
                 return row
+    if not node.region and not node.zone and len({row.usd_per_hour for row in alike}) == 1:
+        return replace(alike[0], place=EVERYWHERE)
     return None
 
 
