@@ -59,7 +59,11 @@ class Engine(Struct, frozen=True):
 
 _VLLM_COUNTS = {
     # finished_reason: stop, length, repetition, abort, error (vllm/v1/metrics/loggers.py).
-    Count.SUCCESS: ('vllm:request_success_total{finished_reason!~"abort|error"}',),
+    # Until 0.4 there was no count but the histogram's.
+    Count.SUCCESS: (
+        'vllm:request_success_total{finished_reason!~"abort|error"}',
+        "vllm:e2e_request_latency_seconds_count",
+    ),
     Count.FAILURE: ('vllm:request_success_total{finished_reason="error"}',),
     Count.ABORTED: ('vllm:request_success_total{finished_reason="abort"}',),
     Count.PROMPT: ("vllm:prompt_tokens_total",),

@@ -32,6 +32,15 @@ class Says(Struct, frozen=True):
 
 
 EXPECTED = {
+    "vllm_0.3": [
+        Says(
+            "vllm",
+            "mistralai/Mistral-7B-v0.1",
+            {C.SUCCESS: 16, C.PROMPT: 5120, C.OUTPUT: 2048, C.BATCHED: 2048},
+            running=4,
+            waiting=2,
+        )
+    ],
     "vllm_0.8": [
         Says(
             "vllm",
