@@ -1,6 +1,7 @@
 """Makes what the docs say of code from the code: docs/metrics.md, and the settings' tables.
 
-It makes what the chart says of its values too, by gen_chart.py.
+It makes the schema of `gpucost report --format json` too, and by gen_chart.py what the chart says
+of its values.
 
     gen_docs.py            write what changed
     gen_docs.py --check    write nothing; exit 1 if something would change
@@ -24,6 +25,7 @@ from msgspec import inspect as types
 
 import gen_chart
 from gpucost import config
+from gpucost.advice.report.document import Report
 from gpucost.catalog import FAMILIES, Family
 from tables import table
 
@@ -128,7 +130,14 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield ROOT / "docs/metrics.md", metrics_page()
     operations = ROOT / "docs/operations.md"
     yield operations, with_settings(operations.read_text())
+    yield ROOT / "docs/report.schema.json", report_schema()
     yield from gen_chart.pages()
+
+
+def report_schema() -> str:
+    """What `gpucost report --format json` writes, as JSON Schema."""
+    schema = msgspec.json.schema(Report)
+    return msgspec.json.format(msgspec.json.encode(schema), indent=2).decode() + "\n"
 
 
 # --- docs/metrics.md --------------------------------------------------------------------------

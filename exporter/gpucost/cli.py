@@ -1,4 +1,4 @@
-"""The command line: `gpucost serve | demo | once | record | check | prices`.
+"""The command line: `gpucost serve | demo | once | record | check | prices | report | recommend`.
 
 Settings live in one YAML file; flags, and the environment variables beside them, are only for
 what differs from pod to pod.
@@ -53,6 +53,10 @@ log = logging.getLogger("gpucost")
 
 DEFAULT_LISTEN = ":10190"
 ADVICE: dict[str, tuple[str, str]] = {
+    "report": (
+        "what was spent and wasted, and what to do about it",
+        "gpucost.advice.report_command",
+    ),
     "recommend": (
         "the GPUs that a model needs, by what they cost",
         "gpucost.advice.recommend_command",

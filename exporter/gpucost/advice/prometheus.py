@@ -112,7 +112,8 @@ class Prometheus:
         _check_url(access.url)
         self._access = access
         self._bounds = bounds
-        self._progress = progress
+        self.tell = progress
+        """Says how far a long question is."""
         self._session = requests.Session()
         self._session.headers["User-Agent"] = "gpucost"
         self._session.headers.update(dict(access.headers))
@@ -159,7 +160,7 @@ class Prometheus:
             fit = self._bounds.max_samples // max(1, len(rows))
             steps = max(1, min(fit, steps * _GROWTH, _MOST_STEPS))
             if what:
-                self._progress(f"{what}: {100 * number / (last + 1):.0f} %")
+                self.tell(f"{what}: {100 * number / (last + 1):.0f} %")
 
     # --- One question ---------------------------------------------------------------------------
 
@@ -176,7 +177,7 @@ class Prometheus:
             if status not in _BUSY or attempt == _TRIES:
                 break
             pause = max(wait, asked)
-            self._progress(f"{self._shown} is busy (HTTP {status}); again in {pause:.0f} s")
+            self.tell(f"{self._shown} is busy (HTTP {status}); again in {pause:.0f} s")
             time.sleep(pause)
             wait *= 2
         return self._rows(status, body, query)

@@ -1,0 +1,11 @@
+"""`gpucost report`: what was spent and wasted, and what to do about it.
+
+    questions -> Facts -> finders -> Actions -> selection -> Report -> page
+
+Only `observe.py` asks; all else is pure. Rules of the folder:
+
+- A figure that is not known is None and is left out; what is missing is said in the report's head,
+  with what that does to the figures.
+- Every dollar is saved at most once. Actions on the same dollars are alternatives.
+- Every action carries the queries that a reader can check it by.
+"""

@@ -1,0 +1,52 @@
+"""The queries by which a reader checks an action. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from gpucost.advice.report.facts import Query
+from gpucost.advice.report.questions import quoted
+
+if TYPE_CHECKING:
+    from gpucost.advice.report.facts import Facts, Key
+
+
+def matchers(**labels: str) -> str:
+    """Matchers of these labels; those that are empty are left out but for the namespace."""
+    return ",".join(
+        f"{name}={quoted(value)}" for name, value in labels.items() if value or name == "namespace"
+    )
+
+
+def of_workload(key: Key) -> str:
+    """What selects a workload on its kind of GPU."""
+    return matchers(
+        cluster=key.cluster,
+        namespace=key.namespace,
+        workload=key.workload,
+        gpu_model=key.gpu_model,
+        capacity_type=key.capacity_type,
+        node_pool=key.node_pool,
+    )
+
+
+def query(facts: Facts, says: str, promql: str) -> Query:
+    """A query of the range's end; `$range` in it becomes the range."""
+    at = datetime.fromtimestamp(facts.end, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Query(says, promql.replace("$range", f"{facts.end - facts.start:.0f}s"), at)
+
+
+def dollars(facts: Facts, selector: str, states: str) -> Query:
+    """The dollars of some states in the range: the sum of the rates, times what each stands for.
+
+    Without recorded rates, what the exporters' counters grew by.
+    """
+    says = (
+        "USD in the range" if states == ".+" else f"USD in the range: {states.replace('|', ', ')}"
+    )
+    chosen = f'{{{selector},state=~"{states}"}}[$range]'
+    if not facts.sample_seconds:
+        return query(facts, says, f"sum(increase(gpucost_workload_cost_usd_total{chosen}))")
+    rates = f"sum(sum_over_time(workload:gpucost_cost_usd:rate5m{chosen}))"
+    return query(facts, says, f"{rates} * {facts.sample_seconds:g}")

@@ -1,0 +1,276 @@
+"""`gpucost report` on a month whose truth is known, held by a real Prometheus."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import yaml
+
+from drawing.page import chromium, picture
+from gpucost.advice.report.document import Report
+from gpucost.advice.report.questions import RAW_COST, asked
+from played_month import CLUSTER, H100, WASTE, month
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from played_month import Month
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Month]:
+    with month(tmp_path_factory.mktemp("month")) as it:
+        yield it
+
+
+def run(played: Month, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "gpucost", "report"),
+            *("--prometheus", f"http://127.0.0.1:{played.prometheus.port}"),
+            *("--from", "2026-01-12", "--to", "2026-02-11", *words),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def report(played: Month) -> Json:
+    done = run(played, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    msgspec.json.decode(done.stdout, type=Report)  # what docs/report.schema.json is made of
+    found: Json = json.loads(done.stdout)
+    return found
+
+
+# --- The figures ----------------------------------------------------------------------------------
+
+
+def test_the_whole_is_what_was_spent(played: Month, report: Json) -> None:
+    assert report["total"]["usd"] == pytest.approx(played.usd, rel=0.005)
+    assert report["total"]["by_ledger"], "six hours were not scraped: only the ledgers know them"
+    assert sum(it["usd"] for it in report["rows"]) == pytest.approx(report["total"]["usd"])
+    assert sum(it["usd"] for it in report["states"]) == pytest.approx(report["total"]["usd"])
+    assert sum(it["usd"] for it in report["days"]) == pytest.approx(report["total"]["usd"])
+    assert report["remarks"] == []
+
+
+def test_the_states_are_what_was_done(played: Month, report: Json) -> None:
+    truth: defaultdict[str, float] = defaultdict(float)
+    for (_, _, state), usd in played.by_state.items():
+        truth[state] += usd
+    found = {it["state"]: it["usd"] for it in report["states"]}
+    assert found == pytest.approx(dict(truth), rel=0.01)
+
+
+def test_every_planted_waste_is_found(played: Month, report: Json) -> None:
+    found = {(it["kind"], it["namespace"], it["workload"]): it for it in report["actions"]}
+    assert set(found) >= WASTE
+    month_usd = 730 / (30 * 24)
+    idle = played.by_state["notebooks", "ada", "idle"]
+    assert found["free_idle", "notebooks", "ada"]["usd_per_month"] == pytest.approx(
+        idle * month_usd, rel=0.01
+    )
+    closed = played.by_state["web", "office", "idle"]
+    office = found["office_hours", "web", "office"]
+    assert office["usd_per_month"] == pytest.approx(closed * month_usd, rel=0.02)
+    assert "Mon to Fri, 8:00 to 18:00" in office["do"]
+    assert "h100-free" in found["drain", "", ""]["do"]
+    assert "1 pod waits for 8 GPUs" in found["drain", "", ""]["do"]
+    assert "profile `batch`" in found["scale_to_zero", "web", "sometimes"]["do"]
+    assert found["terminating", "batch", "stuck"]["ended"]
+    assert found["mig", "serving", "small"]["title"].endswith("1g.10gb")
+
+
+def test_nothing_busy_is_called_idle(report: Json) -> None:
+    idle = {"free_idle", "office_hours", "scale_to_zero", "end_when_done", "never_ready"}
+    wrong = [
+        it["title"]
+        for it in report["actions"]
+        if it["kind"] in idle and it["workload"] in ("train", "chat", "embed", "small")
+    ]
+    assert wrong == []
+
+
+def test_savings_are_no_more_than_spend(report: Json) -> None:
+    total = report["total"]
+    assert sum(it["usd_per_month"] for it in report["actions"]) == pytest.approx(
+        total["savings_usd_per_month"]
+    )
+    assert total["savings_usd_per_month"] <= total["usd_per_month"]
+    assert all(it["usd"] <= total["usd"] for it in report["actions"])
+    saved = sum(it["savings_usd_per_month"] for it in report["rows"])
+    assert saved == pytest.approx(total["savings_usd_per_month"])
+
+
+def test_a_reader_who_asks_the_evidence_again_gets_the_figure(played: Month, report: Json) -> None:
+    for it in report["actions"]:
+        assert it["evidence"]
+        for query in it["evidence"]:
+            answer = played.prometheus.at(query["promql"], played.end)
+            assert answer, query["promql"]
+    ada = next(it for it in report["actions"] if it["workload"] == "ada")
+    [row] = played.prometheus.at(ada["evidence"][0]["promql"], played.end)
+    assert row.points[0][1] == pytest.approx(ada["usd"], rel=0.02)
+
+
+def test_a_gap_is_told_where_no_ledger_fills_it(played: Month) -> None:
+    raw = asked(RAW_COST, "")
+    assert played.prometheus.at(f"count({raw})", played.end), "what stands in for the rules"
+    # The hours without a scrape alone: a quarter of a day and the hours around it.
+    done = run(played, "--by", "workload", "--format", "json", "--cluster", "elsewhere")
+    assert done.returncode == 2
+    assert "has no dollars of gpucost in that time" in done.stderr
+    assert "--cluster" in done.stderr
+
+
+@pytest.mark.parametrize("by", ["team", "workload", "model", "node"])
+def test_it_is_by_what_was_asked(played: Month, by: str) -> None:
+    done = run(played, "--by", by, "--format", "json")
+    found = json.loads(done.stdout)
+    rows = {it["name"]: it["usd"] for it in found["rows"]}
+    assert sum(rows.values()) == pytest.approx(played.usd, rel=0.01)
+    expected = {"team": "ml", "workload": "research/train", "model": H100, "node": "h100-free"}
+    assert rows[expected[by]] > 0
+
+
+# --- The forms ------------------------------------------------------------------------------------
+
+
+def test_the_terminal_and_markdown_have_the_same_figures(played: Month, report: Json) -> None:
+    total = f"{report['total']['usd']:,.2f}"
+    for form in ("terminal", "markdown"):
+        done = run(played, "--format", form)
+        assert total in done.stdout
+        assert "Free notebooks/ada" in done.stdout
+        assert done.stderr == ""
+
+
+def test_the_csv_has_the_columns_of_focus_and_every_dollar(played: Month, report: Json) -> None:
+    rows = list(csv.DictReader(io.StringIO(run(played, "--format", "csv").stdout)))
+    usd = sum(float(row["EffectiveCost"]) for row in rows)
+    assert usd == pytest.approx(report["total"]["usd"], rel=1e-6)
+    for row in rows:
+        assert row["ChargePeriodStart"] < row["ChargePeriodEnd"]
+        assert row["BillingPeriodStart"] <= row["ChargePeriodStart"] < row["BillingPeriodEnd"]
+        assert row["BillingCurrency"] == "USD"
+        json.loads(row["Tags"])
+
+
+def test_the_page_needs_nothing_from_outside_and_can_be_looked_at(
+    played: Month, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    done = run(played, "--output", str(path))
+    assert (done.returncode, done.stdout) == (0, "")
+    html = path.read_text()
+    for outside in ("http://", "https://", "<script", "<img", "@import", "url("):
+        assert outside not in html.replace("url(#hatch)", ""), outside
+    if chromium() is None:
+        pytest.skip("no browser to look with")
+    for width in (1280, 420):
+        picture(path.as_uri(), tmp_path / f"{width}.png", width, 2400)
+        assert (tmp_path / f"{width}.png").stat().st_size > 50_000
+
+
+def test_patches_are_manifests_for_a_person(played: Month, tmp_path: Path) -> None:
+    run(played, "--patch", str(tmp_path), "--output", str(tmp_path / "report.txt"))
+    patches = {path.name: path.read_text() for path in tmp_path.glob("*.yaml")}
+    assert patches
+    for text in patches.values():
+        assert text.startswith("# ")
+        assert "nothing was applied" in text
+        assert isinstance(yaml.safe_load(text), dict)
+    [cron] = [yaml.safe_load(text) for name, text in patches.items() if "office_hours" in name]
+    trigger = cron["spec"]["triggers"][0]["metadata"]
+    assert (trigger["start"], trigger["end"]) == ("0 8 * * 1,2,3,4,5", "0 18 * * 1,2,3,4,5")
+    [free] = [yaml.safe_load(text) for name, text in patches.items() if "reindex" in name]
+    assert (free["kind"], free["spec"]) == ("Deployment", {"replicas": 0})
+
+
+def test_the_exit_status_says_whether_there_is_something_to_do(played: Month) -> None:
+    assert run(played, "--exit-code", "--format", "json").returncode == 1
+    assert run(played, "--exit-code", "1000000", "--format", "json").returncode == 0
+
+
+def test_an_invoice_is_set_beside_the_ledger_by_type_and_day(played: Month, tmp_path: Path) -> None:
+    """The cloud bills p5 at 0.8 of the list, g6 as listed, and a type that no exporter is on."""
+    path = tmp_path / "focus.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ChargePeriodStart", "ChargeCategory", "EffectiveCost", "SkuPriceDetails"])
+        for day in range(30):
+            at = f"2026-{'01' if day < 20 else '02'}-{12 + day if day < 20 else day - 19:02d}"
+            for kind, usd in (
+                ("p5.48xlarge", 0.8 * 3 * 24 * 55.04),
+                ("g6.48xlarge", 24 * 13.352),
+                ("p4d.24xlarge", 24 * 32.77),
+            ):
+                details = json.dumps({"InstanceType": kind})
+                writer.writerow([f"{at}T00:00:00Z", "Usage", f"{usd:.6f}", details])
+    done = run(played, "--invoice", str(path), "--format", "json")
+    found = json.loads(done.stdout)["invoice"]
+    types = {it["instance_type"]: it for it in found["types"]}
+    assert types["p5.48xlarge"]["factor"] == pytest.approx(0.8, rel=0.01)
+    assert "the price is 0.800 of the list's" in types["p5.48xlarge"]["reason"]
+    assert types["p4d.24xlarge"]["ledger_usd"] is None
+    assert "nodes without the exporter" in types["p4d.24xlarge"]["reason"]
+    days = [it for it in found["days"] if it["instance_type"] == "g6.48xlarge"]
+    assert len(days) == 30
+    assert all(abs(it["factor"] - 1) < 0.01 for it in days), "counters go on while none is scraped"
+    assert types["g6.48xlarge"]["reason"] == "they agree"
+
+
+# --- What is missing ------------------------------------------------------------------------------
+
+
+def test_without_rules_the_counters_are_asked_and_the_head_says_so(
+    played: Month, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from played_month import START, samples  # noqa: PLC0415 - only here
+    from real_prometheus import prometheus  # noqa: PLC0415
+
+    series, truth = samples(48)
+    with prometheus(tmp_path_factory.mktemp("bare")) as bare:
+        bare.write(
+            {
+                labels: points
+                for labels, points in series.items()
+                if dict(labels)["__name__"] == "gpucost_workload_cost_usd_total"
+            }
+        )
+        alone = type(played)(bare, START, START + 48 * 3600, sum(truth.values()), truth)
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "gpucost", "report", "--format", "json"),
+                *("--prometheus", f"http://127.0.0.1:{bare.port}"),
+                *("--from", "2026-01-12", "--to", "2026-01-14"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+    found = json.loads(done.stdout)
+    assert found["total"]["usd"] == pytest.approx(alone.usd, rel=0.01)
+    kinds = {it["kind"] for it in found["remarks"]}
+    assert {"no_rules", "missing", "no_pending"} <= kinds
+    assert any(it["kind"] == "free_idle" for it in found["actions"])
+
+
+def test_the_names_of_the_fleet_are_those_of_one_cluster(report: Json) -> None:
+    assert report["scope"]["clusters"] == [CLUSTER]
