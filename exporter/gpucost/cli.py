@@ -61,6 +61,10 @@ ADVICE: dict[str, tuple[str, str]] = {
         "the GPUs that a model needs, by what they cost",
         "gpucost.advice.recommend_command",
     ),
+    "breakeven": (
+        "dedicated GPUs, scaled to zero, serverless or an API, by what they cost",
+        "gpucost.advice.breakeven_command",
+    ),
 }
 """Commands that ask a Prometheus: what each is for, and the module whose `add_to(parser)` adds its
 flags and sets `run`. Imported when called for: what serves has no use for them."""
