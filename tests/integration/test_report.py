@@ -17,6 +17,7 @@ import yaml
 from drawing.page import chromium, picture
 from gpucost.advice.report.document import Report
 from gpucost.advice.report.questions import RAW_COST, asked
+from page_server import Handler, serving
 from played_month import CLUSTER, H100, WASTE, month
 
 if TYPE_CHECKING:
@@ -200,6 +201,26 @@ def test_patches_are_manifests_for_a_person(played: Month, tmp_path: Path) -> No
     assert (trigger["start"], trigger["end"]) == ("0 8 * * 1,2,3,4,5", "0 18 * * 1,2,3,4,5")
     [free] = [yaml.safe_load(text) for name, text in patches.items() if "reindex" in name]
     assert (free["kind"], free["spec"]) == ("Deployment", {"replicas": 0})
+
+
+def test_a_webhook_gets_the_message_and_the_document_and_is_never_shown(
+    played: Month, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(handler: Handler) -> None:
+        handler.send(b"ok", 200 if handler.path == "/secret-path" else 410)
+
+    with serving(answer) as server:
+        base = server.url.removesuffix("/metrics")
+        monkeypatch.setenv("HOOK", f"{base}/secret-path")
+        assert run(played, "--webhook", "HOOK").returncode == 0
+        sent = msgspec.json.decode(server.requests[0].body)
+        assert "could be saved" in sent["text"]
+        assert sent["report"]["total"]["usd"] == pytest.approx(played.usd, rel=0.005)
+        monkeypatch.setenv("HOOK", f"{base}/secret-other")
+        done = run(played, "--webhook", "HOOK")
+    assert (done.returncode, "HTTP 410" in done.stderr) == (2, True)
+    assert "secret" not in done.stdout + done.stderr
+    assert run(played, "--webhook", "NOT_SET").returncode == 2
 
 
 def test_the_exit_status_says_whether_there_is_something_to_do(played: Month) -> None:

@@ -22,6 +22,14 @@ VALUES = gen_chart.read_values((CHART / "values.yaml").read_text())
 DIGEST = "sha256:" + "0a" * 32
 
 
+def report(words: str) -> str:
+    """Values with a report, and these words for it."""
+    return (
+        "report: {enabled: true, prometheus: 'http://prometheus:9090', claimName: reports,"
+        f" {words}}}"
+    )
+
+
 def monitor(words: str) -> str:
     """A setting of a monitor, and a monitor."""
     return f"scrape: {{method: serviceMonitor, monitor: {{{words}}}}}"
@@ -102,6 +110,18 @@ CHANGES: dict[str, str] = {
     "priceRefresh.schedule": "priceRefresh: {enabled: true, providers: [aws], schedule: 1 2 * * *}",
     "priceRefresh.extraEnv": "priceRefresh: {enabled: true, providers: [gcp], extraEnv: "
     "[{name: GPUCOST_GCP_API_KEY, value: k}]}",
+    "report.enabled": report(""),
+    "report.prometheus": report("prometheus: 'http://thanos:9090'"),
+    "report.schedule": report("schedule: 1 2 * * 5"),
+    "report.timeZone": report("timeZone: Europe/Berlin"),
+    "report.from": report("from: 30d"),
+    "report.by": report("by: team"),
+    "report.format": report("format: markdown"),
+    "report.claimName": report("claimName: others"),
+    "report.webhookSecret.name": report("webhookSecret: {name: chat}"),
+    "report.webhookSecret.key": report("webhookSecret: {name: chat, key: address}"),
+    "report.filesSecret": report("filesSecret: token"),
+    "report.extraArgs": report("extraArgs: ['--header=X-Scope-OrgID=team']"),
 }
 """For each value some other setting of it."""
 
@@ -159,6 +179,17 @@ SHOWS: dict[str, str] = {
     "priceRefresh.regions": '"--region=eastus"',
     "priceRefresh.schedule": '"schedule": "1 2 * * *"',
     "priceRefresh.extraEnv": "GPUCOST_GCP_API_KEY",
+    "report.prometheus": '"--prometheus=http://thanos:9090"',
+    "report.schedule": '"schedule": "1 2 * * 5"',
+    "report.timeZone": '"--time-zone=Europe/Berlin"',
+    "report.from": '"--from=30d"',
+    "report.by": '"--by=team"',
+    "report.format": "gpucost-%Y-%m-%d.md",
+    "report.claimName": '"claimName": "others"',
+    "report.webhookSecret.name": '"--webhook=GPUCOST_WEBHOOK"',
+    "report.webhookSecret.key": '"key": "address"',
+    "report.filesSecret": '"secretName": "token"',
+    "report.extraArgs": '"--header=X-Scope-OrgID=team"',
 }
 """What of it is then to be seen, where a difference alone says little."""
 
@@ -197,6 +228,7 @@ def test_all_at_once_is_still_one_release() -> None:
     assert kinds == [
         "ConfigMap",
         "ConfigMap",
+        "CronJob",
         "CronJob",
         "DaemonSet",
         "NetworkPolicy",

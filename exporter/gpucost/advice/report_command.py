@@ -52,7 +52,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="FILE",
-        help="else standard output; its ending says the format",
+        help="else standard output; its ending says the format, and %%Y-%%m-%%d in it is the day",
     )
     parser.add_argument(
         "--min-usd",
@@ -103,7 +103,7 @@ def _run(given: argparse.Namespace) -> int:
         sys.stdout.write(page)
         sys.stdout.flush()
     else:
-        _write(output, page)
+        _write(Path(time.strftime(str(output))), page)
     if given.patch is not None:
         _write_patches(given.patch, report)
     if given.webhook is not None:
