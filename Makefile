@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: test
 test: ready lint ## lint, types, import contracts and every test that needs neither root, Go nor a cluster
@@ -70,6 +70,10 @@ rulers: ## the rules on Prometheus 2 and 3 and VictoriaMetrics, which must say t
 	@scripts/bootstrap.sh python prometheus victoriametrics
 	$(PY) -m pytest -m slow tests/integration/test_rulers.py
 
+.PHONY: deaths
+deaths: ready ## a thousand random deaths of the exporter, and a stop of minutes: half an hour
+	GPUCOST_KILLS=1000 $(PY) -m pytest -m 'slow or not slow' tests/integration/test_deaths.py
+
 .PHONY: bench
 bench: ## the published figures, one line each: name value unit goal
 	@scripts/bootstrap.sh python compiler bench
@@ -111,7 +115,7 @@ e2e: ## the steps on that node, or on the cluster of KUBECONFIG; STEP=words for 
 	$(CLUSTER) run $(PY) -m pytest tests/e2e $(if $(STEP),-k '$(STEP)')
 
 .PHONY: e2e-long
-e2e-long: ## the steps that take long: KEDA, prometheus-operator, upgrades
+e2e-long: $(if $(STEP),,deaths) ## what takes long: a thousand deaths; KEDA, prometheus-operator, upgrades on the node
 	@scripts/bootstrap.sh python compiler cluster
 	$(CLUSTER) programs --operators
 	$(CLUSTER) run $(PY) -m pytest tests/e2e -m slow $(if $(STEP),-k '$(STEP)')

@@ -7,6 +7,7 @@ not.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import urllib.error
 import urllib.request
@@ -82,6 +83,14 @@ class Components:
         """End one and start it again."""
         self.stop(name)
         self.start(name)
+
+    def freeze(self, name: str) -> None:
+        """Have one hang: it neither works nor ends."""
+        processes.tell(self._place, name, signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        """Let it go on."""
+        processes.tell(self._place, name, signal.SIGCONT)
 
     def kubectl(
         self, *words: str, stdin: str | None = None, timeout: float = 60

@@ -64,6 +64,13 @@ def stop(place: Place, name: str, with_signal: signal.Signals = signal.SIGTERM) 
     (place.pids / name).unlink()
 
 
+def tell(place: Place, name: str, what: signal.Signals) -> None:
+    """Send a signal that does not end it; nothing where it does not run."""
+    pid = living(place.pids / name)
+    if pid is not None:
+        os.kill(pid, what)
+
+
 def running(place: Place, name: str) -> bool:
     """Whether the program lives."""
     return living(place.pids / name) is not None

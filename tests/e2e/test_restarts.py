@@ -9,6 +9,7 @@ import pytest
 
 from cluster.place import NODE
 from e2e.kube import gpu_pod
+from e2e.memory import crowd_out, exporter_process
 from e2e.pace import EDGE_SECONDS
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 GPUS = 8
 BEFORE_SECONDS = 15
 AFTER_SECONDS = 30
+AWAY_SECONDS = 150
 
 NODE_SECONDS = "sum(gpucost_gpu_seconds_total)"
 
@@ -66,20 +68,59 @@ def test_containerd_away_for_a_while_leaves_the_holders_as_they_are(
     kube.wait("every source answers", lambda: prometheus.value("min(gpucost_source_up)") == 1)
 
 
-def test_the_api_server_away_for_a_while_changes_no_dollar(
+def test_the_api_server_away_for_minutes_shows_and_changes_no_dollar(
     node: Components, kube: Kube, prometheus: Prometheus, truth: Truth, steady: str
 ) -> None:
     price = prometheus.value("max(gpucost_gpu_price_usd_per_hour)")
     before, began = _figures(prometheus, truth, steady), time.monotonic()
     node.stop("kube-apiserver")
-    time.sleep(45)
-    node.start("kube-apiserver")
+    try:
+        kube.wait("it shows", lambda: prometheus.value(_up("kubernetes")) == 0)
+        stale = 'gpucost_problems{source="kubernetes",kind="stale"}'
+        assert (prometheus.value(stale) or 0) > 0
+        time.sleep(max(0.0, began + AWAY_SECONDS - time.monotonic()))
+    finally:
+        node.start("kube-apiserver")
     kube.wait("every source answers", lambda: prometheus.value("min(gpucost_source_up)") == 1)
     after, lasted = _figures(prometheus, truth, steady), time.monotonic() - began
     assert after.node - before.node == pytest.approx(GPUS * lasted, abs=GPUS * EDGE_SECONDS)
     assert after.held - before.held == pytest.approx(after.true - before.true, abs=2 * EDGE_SECONDS)
     assert prometheus.value("max(gpucost_gpu_price_usd_per_hour)") == price
     assert prometheus.value("sum(gpucost_unpriced_gpus)") == 0
+
+
+def test_a_kubelet_that_hangs_shows_and_leaves_the_holders_as_they_are(
+    node: Components, kube: Kube, prometheus: Prometheus, truth: Truth, steady: str
+) -> None:
+    before, began = _figures(prometheus, truth, steady), time.monotonic()
+    node.freeze("kubelet")
+    try:
+        kube.wait("it shows", lambda: prometheus.value(_up("kubelet")) == 0)
+        assert (prometheus.value('gpucost_problems{source="kubelet"}') or 0) > 0
+        time.sleep(AFTER_SECONDS)
+    finally:
+        node.thaw("kubelet")
+    kube.wait("every source answers", lambda: prometheus.value("min(gpucost_source_up)") == 1)
+    after, lasted = _figures(prometheus, truth, steady), time.monotonic() - began
+    assert after.node - before.node == pytest.approx(GPUS * lasted, abs=GPUS * EDGE_SECONDS)
+    assert after.held - before.held == pytest.approx(after.true - before.true, abs=2 * EDGE_SECONDS)
+
+
+@pytest.mark.usefixtures("node")
+def test_an_exporter_that_the_kernel_kills_for_its_memory_goes_on_where_it_was(
+    kube: Kube, prometheus: Prometheus, truth: Truth, steady: str
+) -> None:
+    [(uid, restarts)] = _exporters(kube)
+    falls = f"resets({_held(steady)}[10m:2s])"
+    before, began = _figures(prometheus, truth, steady), time.monotonic()
+    crowd_out(exporter_process())
+    kube.wait("it is started again", lambda: _exporters(kube) == [(uid, restarts + 1)])
+    assert _last_end(kube) == "OOMKilled"
+    time.sleep(AFTER_SECONDS)
+    after, lasted = _figures(prometheus, truth, steady), time.monotonic() - began
+    assert after.node - before.node == pytest.approx(GPUS * lasted, abs=GPUS * EDGE_SECONDS)
+    assert after.held - before.held == pytest.approx(after.true - before.true, abs=2 * EDGE_SECONDS)
+    assert prometheus.value(falls) == 0
 
 
 @pytest.mark.parametrize("how", ["deleted", "rolled out"])
@@ -148,6 +189,16 @@ def _exporters(kube: Kube) -> list[tuple[str, int]]:
         (pod["metadata"]["uid"], pod["status"]["containerStatuses"][0]["restartCount"])
         for pod in pods
     ]
+
+
+def _last_end(kube: Kube) -> str:
+    """Why the exporter's container ended the last time."""
+    [pod] = kube.get("pods", "-l", "app.kubernetes.io/name=gpucost")["items"]
+    return str(pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["reason"])
+
+
+def _up(source: str) -> str:
+    return f'gpucost_source_up{{source="{source}"}}'
 
 
 def _offered(kube: Kube) -> int:

@@ -21,6 +21,7 @@ import pytest
 import fake_nvml
 from gpucost.checkpoint import decode
 from gpucost.ledger import imbalance_usd
+from gpucost.model import State
 from gpucost.state_folder import FILE
 from lives import (
     PATIENCE,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KILLS = int(os.environ.get("GPUCOST_KILLS") or 50)
-NODES_AT_ONCE = 2
+NODES_AT_ONCE = 2 * (os.cpu_count() or 1)
 
 
 def die_often(folder: Path, kills: int, seed: int) -> None:
@@ -90,7 +91,7 @@ def test_killed_at_random_no_counter_falls_and_no_second_is_lost(tmp_path: Path)
 
     def run(number: int) -> None:
         try:
-            die_often(tmp_path / str(number), KILLS // NODES_AT_ONCE, seed=number)
+            die_often(tmp_path / str(number), -(-KILLS // NODES_AT_ONCE), seed=number)
         except BaseException as failure:  # noqa: BLE001 - told by the test's own thread
             failures.append(failure)
 
@@ -117,22 +118,28 @@ def test_told_to_stop_it_keeps_what_it_showed_and_the_next_life_goes_on(tmp_path
         assert "The ledger goes on" in exporter.log
 
 
-def test_stopped_and_continued_it_charges_what_passed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [4.0, pytest.param(150.0, marks=pytest.mark.slow)])
+def test_stopped_and_continued_it_charges_what_passed(tmp_path: Path, seconds: float) -> None:
+    """What it missed for minutes is a gap: charged to who held throughout, and measured by none."""
     with playing(tmp_path / "node") as exporter:
         exporter.start()
         exporter.first_page()
         first = exporter.kept()
         assert exporter.process is not None
         exporter.process.send_signal(signal.SIGSTOP)
-        time.sleep(4.0)
+        time.sleep(seconds)
         exporter.process.send_signal(signal.SIGCONT)
         deadline = time.monotonic() + PATIENCE
-        while exporter.kept().monotonic_seconds < first.monotonic_seconds + 5.0:
+        while exporter.kept().monotonic_seconds < first.monotonic_seconds + seconds + 1.0:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         last = exporter.kept()
         passed = last.monotonic_seconds - first.monotonic_seconds
         assert charged_seconds(last) - charged_seconds(first) == pytest.approx(passed, abs=1e-6)
+        [gpu] = last.ledger.gpus.values()
+        unmeasured = gpu.account.seconds.get(State.UNMEASURED, 0.0)
+        assert unmeasured == pytest.approx(0.0 if seconds < 60 else seconds, abs=3.0)
+        assert State.UNATTRIBUTED not in gpu.account.seconds
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
