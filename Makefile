@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: test
 test: ready lint ## lint, types, import contracts and every test that needs neither root, Go nor a cluster
@@ -62,7 +62,7 @@ pictures: ## every Grafana board drawn from a played day: .cache/pictures/*.png
 	@ls .cache/pictures/*.png
 
 .PHONY: slow
-slow: ready ## the tests that take minutes: a price list of 2 GB
+slow: ready ## the tests that take minutes: a price list of 2 GB, an exporter that is stopped for minutes
 	$(PY) -m pytest -m slow --ignore tests/integration/test_rulers.py
 
 .PHONY: rulers
