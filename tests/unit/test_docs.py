@@ -48,6 +48,16 @@ def test_every_label_is_explained() -> None:
     assert gen_docs.LABELS.keys() <= {"node", *used}
 
 
+def test_every_test_that_the_table_of_faults_names_exists() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    named = re.findall(r"`(\w+/test_\w+\.py)::(test_\w+)(?:\[([^]]+)\])?`", page)
+    assert len(named) > 30
+    for file, test, case in named:
+        text = (ROOT / "tests" / file).read_text()
+        assert f"def {test}(" in text, f"{file} has no {test}"
+        assert f'"{case}"' in text or not case, f"{file} has no case {case}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_metric_named_in_the_docs_exists(page: Path) -> None:
     # `gpucost_pod_*` and `gpucost_pod_` speak of a family of families.
