@@ -93,6 +93,21 @@ class Kube:
         """A pod, with its status."""
         return self.get("-n", namespace, "pod", name)
 
+    def hasten(self, selector: str, *, namespace: str = "default") -> None:
+        """Have the kubelet bring changed ConfigMaps to these pods now.
+
+        A changed pod is looked after at once, and its files with it; else within a minute or two.
+        """
+        now = f"gpucost.io/now={time.monotonic():.0f}"
+        self("-n", namespace, "annotate", "pod", "-l", selector, "--overwrite", now)
+
+    def stays(self, what: str, check: Callable[[], bool], seconds: float) -> None:
+        """See that the check holds for as long. Raises AssertionError."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            assert check(), what
+            time.sleep(2)
+
     def wait(self, what: str, check: Callable[[], bool], seconds: float = 120) -> float:
         """Wait until the check holds; how long it took. Asks again when the API server is away.
 

@@ -22,7 +22,7 @@ def test_install_without_values_gives_dollars(kube: Kube, prometheus: Prometheus
     assert prometheus.value("count(gpucost_gpu_price_usd_per_hour)") == 8
     assert prometheus.value("sum(gpucost_unpriced_gpus)") == 0
     assert prometheus.value("min(gpucost_source_up)") == 1
-    assert abs(prometheus.value("sum(gpucost_ledger_imbalance_usd)") or 1) < 1e-9
+    assert prometheus.value("sum(gpucost_ledger_imbalance_usd)") == pytest.approx(0, abs=1e-9)
 
 
 def test_the_target_is_known_by_its_node_alone(prometheus: Prometheus) -> None:
@@ -40,6 +40,7 @@ def test_a_new_price_is_in_force_without_a_restart(kube: Kube, prometheus: Prome
     price = json.dumps([{"instance_type": "p5.48xlarge", "node_usd_per_hour": 80.0}])
     try:
         upgrade("--set-json", f"config.prices.table={price}")
+        kube.hasten("app.kubernetes.io/name=gpucost")
         kube.wait(
             "the new price",
             lambda: prometheus.value("max(gpucost_gpu_price_usd_per_hour)") == pytest.approx(10.0),
@@ -47,6 +48,7 @@ def test_a_new_price_is_in_force_without_a_restart(kube: Kube, prometheus: Prome
         )
     finally:
         upgrade()
+        kube.hasten("app.kubernetes.io/name=gpucost")
     kube.wait(
         "the old price",
         lambda: prometheus.value("max(gpucost_gpu_price_usd_per_hour)") == pytest.approx(6.88),

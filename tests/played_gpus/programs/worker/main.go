@@ -6,11 +6,15 @@
 //	worker start-slowly --after 20s [as train]        Ready (HTTP on --port) after that
 //	worker crash --after 5s [--code 1] [as train]
 //	worker phases [as train] busy:0.9:30s,idle:20s    again from the first with --repeat
+//	worker serve [--slots 4] [--takes 1s] [as start-slowly]
+//	                                                  answers POST /v1/completions, as busy as
+//	                                                  --busy meanwhile, and shows vLLM's /metrics
 //
 // It ends with 0 when its time is over, and at SIGTERM, --linger later.
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -42,6 +46,8 @@ type plan struct {
 	port   int
 	linger time.Duration
 	code   int // at the end
+	slots  int // of an engine; none: it serves nothing but its readiness
+	takes  time.Duration
 }
 
 func main() {
@@ -61,7 +67,7 @@ func main() {
 
 func parse(words []string) (plan, error) {
 	if len(words) == 0 {
-		return plan{}, errors.New("say train, idle, start-slowly, crash or phases")
+		return plan{}, errors.New("say train, idle, start-slowly, crash, phases or serve")
 	}
 	command := words[0]
 	flags := flag.NewFlagSet(command, flag.ContinueOnError)
@@ -74,6 +80,8 @@ func parse(words []string) (plan, error) {
 	port := flags.Int("port", 0, "serve readiness on this port")
 	linger := flags.Duration("linger", 0, "how long it goes on after SIGTERM")
 	repeat := flags.Bool("repeat", false, "phases again from the first")
+	slots := flags.Int("slots", 4, "requests that it works on at once")
+	takes := flags.Duration("takes", time.Second, "how long it works on one")
 	if err := flags.Parse(words[1:]); err != nil {
 		return plan{}, err
 	}
@@ -94,11 +102,12 @@ func parse(words []string) (plan, error) {
 	case "idle":
 		made.phases = []phase{{rests, *memory != "", *length}}
 	case "start-slowly":
-		made.after = *after
-		if made.port == 0 {
-			made.port = 8080
-		}
+		made.after, made.port = *after, cmp.Or(*port, 8080)
 		made.phases = []phase{{rests, false, *after}, {does, true, *length}}
+	case "serve":
+		made.after, made.port = *after, cmp.Or(*port, 8080)
+		made.slots, made.takes = *slots, *takes
+		made.phases = []phase{{does, false, *length}}
 	case "crash":
 		made.code = *code
 		made.phases = []phase{{does, true, *after}}
@@ -106,7 +115,7 @@ func parse(words []string) (plan, error) {
 		made.repeat = *repeat
 		made.phases, err = phases(flags.Arg(0), does)
 	default:
-		err = fmt.Errorf("%s is none of train, idle, start-slowly, crash, phases", command)
+		err = fmt.Errorf("%s is none of train, idle, start-slowly, crash, phases, serve", command)
 	}
 	return made, err
 }
@@ -172,13 +181,27 @@ func bytesOf(text string) (int64, error) {
 }
 
 func run(plan plan, ended <-chan os.Signal) error {
+	gpu := newGPU()
+	defer gpu.close()
 	if plan.port != 0 {
 		var ready atomic.Bool
 		time.AfterFunc(plan.after, func() { ready.Store(true) })
-		serve(plan.port, &ready)
+		mux := http.NewServeMux()
+		if plan.slots > 0 {
+			works, rests := plan.phases[0].order, plan.phases[0].order
+			rests.Busy = 0
+			if err := gpu.do(rests); err != nil {
+				return err
+			}
+			newEngine(plan.slots, plan.takes, func(busy bool) {
+				if err := gpu.do(map[bool]order{true: works, false: rests}[busy]); err != nil {
+					fmt.Fprintln(os.Stderr, "worker:", err)
+					os.Exit(1)
+				}
+			}).handle(mux)
+		}
+		serve(plan.port, mux, &ready)
 	}
-	gpu := newGPU()
-	defer gpu.close()
 	for {
 		for _, phase := range plan.phases {
 			if phase.open {
@@ -202,16 +225,16 @@ func run(plan plan, ended <-chan os.Signal) error {
 	}
 }
 
-// serve answers 200 once ready, 503 before.
-func serve(port int, ready *atomic.Bool) {
-	handler := http.HandlerFunc(func(writer http.ResponseWriter, _ *http.Request) {
+// serve answers at / with 200 once ready, 503 before.
+func serve(port int, mux *http.ServeMux, ready *atomic.Bool) {
+	mux.HandleFunc("/", func(writer http.ResponseWriter, _ *http.Request) {
 		if !ready.Load() {
 			http.Error(writer, "starting", http.StatusServiceUnavailable)
 		}
 	})
 	server := &http.Server{
 		Addr:              ":" + strconv.Itoa(port),
-		Handler:           handler,
+		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,
 	}
 	go func() {
