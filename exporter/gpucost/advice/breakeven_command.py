@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from gpucost.advice import connection, flags, histories
 from gpucost.advice.breakeven import choose, page, text
 from gpucost.advice.breakeven.cross import compared
@@ -90,6 +92,8 @@ def run(given: argparse.Namespace) -> int:
     else:
         week, model = _from_prometheus(given)
         demand, price, remarks = week.demand, week.usd_per_gpu_hour, week.remarks
+        replica = replace(demand.replica, gpu_model=flags.gpu_id(demand.replica.gpu_model))
+        demand = replace(demand, replica=replica)
         note = f"{price:.4g} USD a GPU-hour, as it was charged"
     terms = choose.Terms(
         price,

@@ -12,7 +12,7 @@ import msgspec
 from gpucost.config import ConfigError
 from gpucost.facts_files import facts_of
 from gpucost.prices import load_models, open_list, shipped
-from gpucost.pricing.names import index, is_model
+from gpucost.pricing.names import index, is_model, plain
 from gpucost.pricing.price_list import CAPACITY_TYPES, PriceListError, parse
 from gpucost.sizing.engines import DEFAULT_ENGINE, ENGINES, engine_named
 from gpucost.sizing.facts import FactsError
@@ -100,6 +100,13 @@ def gpus(known: Facts) -> dict[str, GpuSpeed]:
         return gpu_speeds(known, load_models())
     except FactsError as error:
         raise ConfigError(f"--facts: {error}") from error
+
+
+def gpu_id(name: str) -> str:
+    """A GPU's id in tables by any of its names; the name itself where it is not known."""
+    by_name = index(load_models())
+    by_id = {plain(model.id): model.id for model in load_models()}
+    return by_id.get(by_name.get(plain(name), ""), name)
 
 
 def machines(given: argparse.Namespace) -> dict[str, list[Offer]]:

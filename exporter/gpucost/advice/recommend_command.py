@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from gpucost.advice import flags, recommend_words
+from gpucost.advice import connection, flags, histories, recommend_words
+from gpucost.advice.calibrate import calibrated
 from gpucost.config import ConfigError
 from gpucost.sizing.engines import ENGINES
 from gpucost.sizing.inference import Request
@@ -18,7 +20,15 @@ from gpucost.sizing.recommend import (
     recommend_serving,
     recommend_training,
 )
+from gpucost.sizing.shapes import known_shapes
 from gpucost.sizing.training import TRAINERS, Job
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gpucost.advice.calibrate import Calibration
+    from gpucost.sizing.facts import Facts
+    from gpucost.sizing.gpus import GpuSpeed
 
 _DEFAULT_INPUT = 512.0
 _DEFAULT_OUTPUT = 256.0
@@ -72,6 +82,8 @@ def _add_inference(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--headroom", type=flags.part, default=HEADROOM, metavar="PART",
         help=f"of a replica's best rate that it is given (default {HEADROOM})")  # fmt: skip
+    connection.add_connection(parser, required=False)
+    connection.add_span(parser, "7d")
     group.add_argument("--no-mig", action="store_true", help="whole GPUs only")
 
 
@@ -98,6 +110,8 @@ def _inference(given: argparse.Namespace) -> int:
     longest = request.input_tokens + request.output_tokens
     if given.context is not None and given.context < longest:
         raise ConfigError(f"--context: less than the mean request's {longest:g} tokens.")
+    gpus = flags.gpus(facts)
+    calibration = _calibration(given, facts, gpus)
     ask = Ask(
         flags.model(given, facts),
         PRECISIONS[given.precision],
@@ -110,14 +124,32 @@ def _inference(given: argparse.Namespace) -> int:
         between_tokens_seconds=None if given.itl_ms is None else given.itl_ms / 1e3,
         headroom=given.headroom,
         tensor_parallel=given.tensor_parallel,
+        factors={} if calibration is None else calibration.factors,
     )
-    found = recommend_serving(ask, flags.gpus(facts), flags.machines(given), mig=not given.no_mig)
+    found = recommend_serving(ask, gpus, flags.machines(given), mig=not given.no_mig)
     today = datetime.now(UTC).date()
     if given.json:
-        flags.print_json(recommend_words.serving_json(ask, found))
+        flags.print_json(recommend_words.serving_json(ask, found, calibration))
     else:
-        sys.stdout.write(recommend_words.serving(ask, found, top=given.top, today=today))
+        sys.stdout.write(
+            recommend_words.serving(ask, found, calibration, top=given.top, today=today)
+        )
     return 0 if found.fits or found.shared else 1
+
+
+def _calibration(
+    given: argparse.Namespace, facts: Facts, gpus: Mapping[str, GpuSpeed]
+) -> Calibration | None:
+    """What one's own workloads say of the estimates; None without a Prometheus."""
+    if given.prometheus is None:
+        return None
+    span = connection.span_of(given)
+    prometheus = connection.connect(given)
+    try:
+        found = histories.read(prometheus, span, 'namespace!=""')
+    finally:
+        prometheus.close()
+    return calibrated(found, ENGINES[given.engine], known_shapes(facts), gpus, flags.gpu_id)
 
 
 def _training(given: argparse.Namespace) -> int:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
+from gpucost.advice.calibrate import OTHERS
 from gpucost.advice.terminal import columns, usd
 from gpucost.pricing.price_list import day_of
 from gpucost.sizing.inference import Served
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import date
 
+    from gpucost.advice.calibrate import Calibration
     from gpucost.sizing.recommend import Ask, Fit, LeftOut, Recommended, TrainingAsk
     from gpucost.sizing.shapes import ModelShape
 
@@ -20,7 +24,9 @@ STALE_DAYS = 180
 """List prices of machines change a few times a year; an older one is said to be stale."""
 
 
-def serving(ask: Ask, found: Recommended, *, top: int, today: date) -> str:
+def serving(
+    ask: Ask, found: Recommended, calibration: Calibration | None, *, top: int, today: date
+) -> str:
     """What the command prints."""
     request = ask.request
     what = (
@@ -44,6 +50,8 @@ def serving(ask: Ask, found: Recommended, *, top: int, today: date) -> str:
         lines += _and_more(found.shared, top)
     lines += ["", *_feet(ask.model, found, top, today)]
     lines.append(_off(ask.engine.name, ask.engine.missed, ask.engine.figures))
+    if calibration is not None:
+        lines += _measured(calibration)
     return "\n".join(lines) + "\n"
 
 
@@ -172,10 +180,30 @@ def _off(name: str, missed: float | None, figures: int) -> str:
     )
 
 
+def _measured(calibration: Calibration) -> Iterator[str]:
+    for it in calibration.measured:
+        yield (
+            f"Measured: {it.workload} ({it.served_model} on {it.gpu_model}, {it.hours} hours) ran"
+            f" {it.factor:.2f} times as fast as estimated."
+        )
+    if calibration.factors:
+        others = calibration.factors[OTHERS]
+        yield (
+            "Estimates here are corrected by that, of the same GPU model where it was measured and"
+            f" by {others:.2f} elsewhere."
+        )
+    else:
+        yield "None of your workloads could correct the estimates."
+    for out in calibration.left_out:
+        yield f"Not measured: {out.workload}: {out.reason}."
+
+
 # --- JSON ---------------------------------------------------------------------------------------
 
 
-def serving_json(ask: Ask, found: Recommended) -> dict[str, object]:
+def serving_json(
+    ask: Ask, found: Recommended, calibration: Calibration | None
+) -> dict[str, object]:
     """The document that docs/advice.md describes."""
     return {
         "kind": "inference",
@@ -183,6 +211,7 @@ def serving_json(ask: Ask, found: Recommended) -> dict[str, object]:
         "precision": ask.precision.name,
         "engine": ask.engine.name,
         "median_miss": ask.engine.missed,
+        "measured": None if calibration is None else structs.asdict(calibration),
         "fits": [_fit_json(fit) for fit in found.fits],
         "shared": [_fit_json(fit) for fit in found.shared],
         "left_out": [_left_out_json(out) for out in found.left_out],

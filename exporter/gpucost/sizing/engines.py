@@ -52,7 +52,7 @@ ENGINES: dict[str, Engine] = {
     it.name: it
     for it in (
         Engine(
-            "tensorrt-llm", ("tensorrt", "trt", "nim"),
+            "tensorrt-llm", ("tensorrt", "trt", "nim", "tensorrt_llm", "triton"),
             bandwidth=0.89, compute=0.76, layer_seconds=108e-6, request_seconds=7.6e-6,
             max_batch=2048, kv_follows=True, missed=0.09, figures=141,
         ),
@@ -67,7 +67,7 @@ ENGINES: dict[str, Engine] = {
             max_batch=256,
         ),
         Engine(
-            "llama.cpp", ("ollama", "gguf"),
+            "llama.cpp", ("llama_cpp", "ollama", "gguf"),
             bandwidth=0.82, compute=0.3, layer_seconds=10e-6, request_seconds=10e-6,
             max_batch=256, stream_gb_s=979.0, missed=0.1, figures=21,
         ),

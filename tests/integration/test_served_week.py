@@ -1,4 +1,4 @@
-"""`gpucost breakeven --workload` on a real Prometheus: a week whose truth is known."""
+"""What break-even and recommend make of a week on a real Prometheus, whose truth is known."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def week(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
         labels("workload:gpucost_serving_cost_usd:rate5m"): [
             (at * 1000, GPUS * USD_PER_GPU_HOUR / 3600) for at in times
         ],
-        labels("workload:gpucost_gpu_seconds:rate5m", gpu_model="L4"): [
+        labels("workload:gpucost_gpu_seconds:rate5m", gpu_model="NVIDIA L4"): [
             (at * 1000, float(GPUS)) for at in times
         ],
     }
@@ -122,3 +122,23 @@ def test_nobody_answers_is_said_with_the_flag(capsys: pytest.CaptureFixture[str]
     nobody = ("--prometheus", "http://127.0.0.1:9", "--quiet")
     assert main(["breakeven", "--workload", "a/b", *nobody]) == 2
     assert "--prometheus http://127.0.0.1:9: cannot be reached" in capsys.readouterr().err
+
+
+def test_estimates_are_corrected_by_what_was_measured(
+    week: Prometheus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = (
+        "recommend", "inference", "--model", "Qwen3-8B", "--price", "L4=0.7", "--price",
+        "A100-80GB=2", "--batch", "4",
+    )  # fmt: skip
+    plain = run(capsys, *asked)
+    own = run(capsys, *asked, *flags(week))
+    (measured,) = own["measured"]["measured"]
+    assert (measured["workload"], measured["gpu_model"]) == ("demo/serving/chat", "L4")
+    assert measured["hours"] > 150
+    factor = measured["factor"]
+    # 3 s for 150 tokens of an 8B model, with three in flight: an L4 takes 9 to read its weights.
+    assert 2.5 < factor < 5
+    for before, after in zip(plain["fits"], own["fits"], strict=True):
+        faster = before["between_tokens_seconds"] / after["between_tokens_seconds"]
+        assert faster == pytest.approx(factor, rel=0.01)
