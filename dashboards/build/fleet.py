@@ -249,6 +249,52 @@ BOARD = Board(
             ),
         ),
         Row(
+            "What could be given back",
+            (
+                table(
+                    "Top savings",
+                    "What could be given back, at the mean of the last day: idle for an hour and"
+                    " more, failing, on its way out, free, in no MIG instance, broken. Each dollar"
+                    " is here once. `gpucost report` adds what fits smaller and what costs less,"
+                    " with the queries to check it. A month is 730 hours.",
+                    (
+                        Label("advice", "To do"),
+                        Label(
+                            "workload",
+                            "Workload",
+                            link(
+                                "gpucost-workload",
+                                namespace="${__data.fields.Namespace}",
+                                workload="${__data.fields.Workload}",
+                            ),
+                        ),
+                        Label("namespace", "Namespace"),
+                        Label("team", "Team"),
+                        Label("node_pool", "Node pool"),
+                        Label("gpu_model", "GPU"),
+                    ),
+                    (
+                        Column(
+                            "Per month",
+                            hourly(
+                                "730 * topk(20, sum by (advice, namespace, team, workload,"
+                                " node_pool, gpu_model) (sum_over_time("
+                                f"workload:gpucost_saving_usd:rate5m{{{CLUSTER}}}[1d])) /"
+                                " scalar(max(count_over_time("
+                                "gpucost:stale_after_seconds:setting[1d]))))"
+                            ),
+                            USD,
+                            decimals=0,
+                            bar=True,
+                        ),
+                    ),
+                    height=8,
+                    sort="Per month",
+                    may_be_empty="nothing to give back",
+                ),
+            ),
+        ),
+        Row(
             "What it is spent on",
             (
                 chart(
