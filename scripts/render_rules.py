@@ -326,6 +326,11 @@ def settings_rules(settings: Settings) -> Iterator[Rule]:
             yield Rule(f"tenant:gpucost_{name}:setting", _by_tenant(name, value, settings))
         else:
             yield Rule(f"gpucost:{name}:setting", f"vector({_number(value)})")
+    # What one point of a recorded rate stands for: boards add rates up to dollars with it.
+    yield Rule(
+        "gpucost:evaluation_interval_seconds:setting",
+        f"vector({_number(seconds_of(settings.interval))})",
+    )
     yield Rule("gpucost:pue_ratio:setting", f"vector({_number(settings.energy.pue_ratio)})")
     if settings.energy.carbon_grams_per_kwh is not None:
         carbon = _number(settings.energy.carbon_grams_per_kwh)

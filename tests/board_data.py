@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SETTINGS = """\
+interval: 4m
 budgets:
   - {name: everything, usd_per_month: 45000}
   - {name: research, usd_per_month: 24000, match: {team: research}}
@@ -37,6 +38,9 @@ scaling:
     max_replicas: 4
 energy: {carbon_grams_per_kwh: 360, pue_ratio: 1.2}
 """
+
+RULE_SECONDS = 240.0
+"""Their interval."""
 
 
 class Day(Struct, frozen=True):
@@ -71,11 +75,12 @@ def scraped(hours: float, scrape_seconds: float) -> tuple[Store, float]:
 
 
 @contextmanager
-def day(directory: Path, hours: float, scrape_seconds: float, rule_seconds: float) -> Iterator[Day]:
-    """The first `hours` of the play, scraped and evaluated so often."""
+def day(directory: Path, hours: float, scrape_seconds: float) -> Iterator[Day]:
+    """The first `hours` of the play, scraped so often and evaluated as the settings say."""
     store, billed = scraped(hours, scrape_seconds)
     end = START + hours * 3600
     with prometheus(directory) as it:
         it.write(store.series)
-        record(it, rules(), START, end, rule_seconds)
+        # A moment off the full minutes, as Prometheus spreads its groups too; the last at the end.
+        record(it, rules(), START + RULE_SECONDS - 1, end, RULE_SECONDS)
         yield Day(it, START, end, scrape_seconds, billed)

@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,14 @@ from msgspec import Struct
 from programs import program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 Labels = tuple[tuple[str, str], ...]
 """Sorted by name, the metric's as `__name__`."""
+
+Samples = Sequence[tuple[int, float]]
+"""Unix milliseconds and value, in order of time."""
 
 STALE = math.nan
 """Written as Prometheus writes it where a series ends (model/value.StaleNaN)."""
@@ -56,12 +60,19 @@ class Prometheus:
     def __init__(self, port: int) -> None:
         self.port = port
 
-    def write(self, series: Mapping[Labels, Sequence[tuple[int, float]]]) -> None:
+    def write(self, series: Mapping[Labels, Samples]) -> None:
         """Store series of (Unix milliseconds, value), each in order of time."""
+        self.write_each(series.items())
+
+    def write_each(self, series: Iterable[tuple[Labels, Samples]]) -> None:
+        """The same, of more series than one would hold at once."""
         batch: list[bytes] = []
         size = 0
-        for labels, samples in series.items():
-            message = _time_series(labels, samples)
+        last, encoded = None, b""
+        for labels, samples in series:
+            if samples is not last:
+                last, encoded = samples, _samples(samples)
+            message = _labels(labels) + encoded
             batch.append(_field(1, message))
             size += len(message)
             if size > _BATCH_BYTES:
@@ -238,10 +249,14 @@ def _field(number: int, content: bytes) -> bytes:
     return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 
-def _time_series(labels: Labels, samples: Sequence[tuple[int, float]]) -> bytes:
+def _labels(labels: Labels) -> bytes:
+    return b"".join(
+        _field(1, _field(1, name.encode()) + _field(2, text.encode())) for name, text in labels
+    )
+
+
+def _samples(samples: Samples) -> bytes:
     out = bytearray()
-    for name, text in labels:
-        out += _field(1, _field(1, name.encode()) + _field(2, text.encode()))
     for milliseconds, value in samples:
         packed = STALE_BYTES if math.isnan(value) else struct.pack("<d", value)
         sample = b"\x09" + packed + b"\x10" + _varint(milliseconds)

@@ -6,7 +6,6 @@ Each rule is asked as a range query, those that others read first, and its answe
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -62,26 +61,24 @@ def record(
 ) -> None:
     """Write what the rules record, and ALERTS of those that fire, every `step` seconds."""
     for rule in in_order(rules):
-        name = ("__name__", rule["record"])
-        more = rule.get("labels", {})
         if rule["record"] in metrics_of(rule["expr"]):  # what it reads of itself must be there
-            first = prometheus.over(rule["expr"], start, start, step)
-            prometheus.write(
-                {
-                    _labels({**it.labels, **more}, name): _ended(list(it.points), start, step)
-                    for it in first
-                }
-            )
-        # Both sides of an `or` may be rows of one series, which their names alone tell apart.
-        found: defaultdict[Labels, list[tuple[float, float]]] = defaultdict(list)
-        for it in prometheus.over(rule["expr"], start, end, step):
-            found[_labels({**it.labels, **more}, name)] += it.points
-        prometheus.write(
-            {labels: _ended(sorted(points), end, step) for labels, points in found.items()}
-        )
+            prometheus.write(_recorded(prometheus, rule, start, start, step))
+        prometheus.write(_recorded(prometheus, rule, start, end, step))
     for rule in rules:
         if "alert" in rule:
             _alert(prometheus, rule, start, end, step)
+
+
+def _recorded(
+    prometheus: Prometheus, rule: Rule, start: float, end: float, step: float
+) -> dict[Labels, list[tuple[int, float]]]:
+    """What a rule records. Branches of an `or` may answer under other metric names: one series."""
+    name = ("__name__", rule["record"])
+    points: dict[Labels, list[tuple[float, float]]] = {}
+    for it in prometheus.over(rule["expr"], start, end, step):
+        labels = _labels({**it.labels, **rule.get("labels", {})}, name)
+        points.setdefault(labels, []).extend(it.points)
+    return {labels: _ended(sorted(its), end, step) for labels, its in points.items()}
 
 
 def _alert(prometheus: Prometheus, rule: Rule, start: float, end: float, step: float) -> None:

@@ -20,7 +20,7 @@ from dashboards.build.panels import (
     stat,
     timeline,
 )
-from dashboards.build.promql import CLUSTER, UNKNOWN, hourly, usd
+from dashboards.build.promql import CLUSTER, UNKNOWN, foremost, hourly, usd
 from dashboards.build.tables import Column, Label, table
 
 ON = f'{CLUSTER}, node=~"$node"'
@@ -91,10 +91,17 @@ BOARD = Board(
             (
                 timeline(
                     "Sources",
-                    "Whether the last read of each source worked.",
+                    "Whether the last read of a source worked. Those that failed most in the time"
+                    " range, thirty at most.",
                     (
                         Query(
-                            f"min by (node, source) (gpucost_source_up{{{ON}}})",
+                            foremost(
+                                30,
+                                "node, source",
+                                f"min by (node, source) (gpucost_source_up{{{ON}}})",
+                                "1 - min by (node, source)"
+                                f" (avg_over_time(gpucost_source_up{{{ON}}}[$__range] @ end()))",
+                            ),
                             "{{node}} {{source}}",
                         ),
                     ),
@@ -168,10 +175,19 @@ BOARD = Board(
             (
                 chart(
                     "Ledger imbalance, by node",
-                    "Beyond a cent the ledger is wrong: please report it.",
+                    "The ten nodes where it is largest. Beyond a cent the ledger is wrong: please"
+                    " report it.",
                     (
                         Query(
-                            usd(f"max by (node) (gpucost_ledger_imbalance_usd{{{ON}}})"), "{{node}}"
+                            usd(
+                                foremost(
+                                    10,
+                                    "node",
+                                    f"max by (node) (gpucost_ledger_imbalance_usd{{{ON}}})",
+                                    f"max by (node) (abs(gpucost_ledger_imbalance_usd{{{ON}}} @ end()))",
+                                )
+                            ),
+                            "{{node}}",
                         ),
                     ),
                     USD,
@@ -199,8 +215,18 @@ BOARD = Board(
                 ),
                 chart(
                     "GPUs without a price, by node",
-                    "Give them one in the price table.",
-                    (Query(f"max by (node) (gpucost_unpriced_gpus{{{ON}}}) > 0", "{{node}}"),),
+                    "Give them one in the price table. The twenty nodes that have most.",
+                    (
+                        Query(
+                            foremost(
+                                20,
+                                "node",
+                                f"max by (node) (gpucost_unpriced_gpus{{{ON}}}) > 0",
+                                f"max by (node) (gpucost_unpriced_gpus{{{ON}}} @ end())",
+                            ),
+                            "{{node}}",
+                        ),
+                    ),
                     NUMBER,
                     width=8,
                     style="steps",

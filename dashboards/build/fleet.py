@@ -23,7 +23,7 @@ from dashboards.build.panels import (
     donut,
     stat,
 )
-from dashboards.build.promql import CLUSTER, FREE, UNKNOWN, WASTE, hourly, of_each, total, usd
+from dashboards.build.promql import CLUSTER, FREE, UNKNOWN, WASTE, hourly, total, usd
 from dashboards.build.tables import Column, Label, table
 
 POOL = f'{CLUSTER}, node_pool=~"$node_pool"'
@@ -132,8 +132,8 @@ BOARD = Board(
                 stat(
                     "Activity",
                     "Share of time that held GPUs were busy, of those that can be measured.",
-                    f"sum(workload:gpucost_active_gpus:sum{{{POOL}}})"
-                    f" / sum(workload:gpucost_measured_gpus:sum{{{POOL}}})",
+                    f"sum(tenant:gpucost_active_gpus:sum{{{POOL}}})"
+                    f" / sum(tenant:gpucost_measured_gpus:sum{{{POOL}}})",
                     RATIO,
                     decimals=0,
                     thresholds=HIGH_IS_GOOD,
@@ -141,7 +141,7 @@ BOARD = Board(
                 stat(
                     "Cost of an active GPU-hour",
                     "All spend over the GPUs at work: what an hour of real work costs.",
-                    hourly(f"sum({COST}) / (sum(workload:gpucost_active_gpus:sum{{{POOL}}}) > 0)"),
+                    hourly(f"sum({COST}) / (sum(tenant:gpucost_active_gpus:sum{{{POOL}}}) > 0)"),
                     USD,
                     decimals=2,
                     may_be_empty="no work",
@@ -340,7 +340,7 @@ BOARD = Board(
                         Column(
                             "GPUs",
                             "sum by (node_pool, capacity_type, gpu_model)"
-                            f" (workload:gpucost_gpu_seconds:rate5m{{{POOL}}})",
+                            f" (tenant:gpucost_gpu_seconds:rate5m{{{POOL}}})",
                             NUMBER,
                             decimals=1,
                         ),
@@ -394,10 +394,10 @@ BOARD = Board(
                     (
                         Query(
                             usd(
-                                of_each(
-                                    "1h",
+                                total(
                                     "node_pool",
                                     f"node_pool:gpucost_cost_usd:rate5m{{{POOL}}}",
+                                    "1h",
                                 )
                             ),
                             "{{node_pool}}",
@@ -415,10 +415,10 @@ BOARD = Board(
                     (
                         Query(
                             usd(
-                                of_each(
-                                    "1d",
+                                total(
                                     "node_pool",
                                     f"node_pool:gpucost_cost_usd:rate5m{{{POOL}}}",
+                                    "1d",
                                 )
                             ),
                             "{{node_pool}}",
@@ -519,11 +519,11 @@ BOARD = Board(
                     (
                         Query(
                             usd(
-                                of_each(
-                                    "1h",
+                                total(
                                     "node_pool",
                                     "fleet:gpucost_cost_usd:rate5m"
                                     f'{{{POOL}, state="provisioning"}}',
+                                    "1h",
                                 )
                             ),
                             "{{node_pool}}",

@@ -27,20 +27,25 @@ def hourly(expression: str) -> str:
     return f"${MONEY_FACTOR} * 3600 * {expression}"
 
 
-def total(by: str, rate: str, window: str = "$__range", seconds: str = "$__range_s") -> str:
-    """What a recorded 5-minute rate adds up to in a window, by labels (empty: all together).
+def total(by: str, rate: str, window: str = "$__range") -> str:
+    """What a recorded rate adds up to in a window, by labels (empty: all together).
 
-    Its mean over the window, 0 where it was not there, times the window. The steps are counted,
-    not assumed: Prometheus before 3 takes one more of them than later ones do.
+    Every point stands for the seconds between two evaluations of the rules; where it was not
+    recorded there is nothing to add. A range of the series, and no subquery: Prometheus reads that
+    one series after the other, so a month of very many workloads fits into its limit of samples.
     """
     head = f"sum by ({by}) " if by else "sum"
-    steps = f"scalar(count_over_time(vector(1)[{window}:5m]))"
-    return f"{seconds} * {head}(sum_over_time({rate}[{window}:5m])) / {steps}"
+    seconds = f"scalar(max(avg_over_time(gpucost:evaluation_interval_seconds:setting[{window}])))"
+    return f"{head}(sum_over_time({rate}[{window}])) * {seconds}"
 
 
-def of_each(period: str, by: str, rate: str) -> str:
-    """What a recorded rate adds up to in the hour (1h) or day (1d) that ends at each point."""
-    return total(by, rate, period, {"1h": "3600", "1d": "86400"}[period])
+def foremost(many: int, by: str, expression: str, rank: str) -> str:
+    """Of an expression's series by labels, those that rank highest at the end of the time range.
+
+    `rank` is an instant vector by the same labels, its selectors `@ end()`: so the same few are
+    drawn throughout.
+    """
+    return f"({expression} and on ({by}) topk({many}, {rank}))"
 
 
 def owned(by: str, expression: str) -> str:

@@ -16,7 +16,7 @@ from dashboards.build.panels import (
     stat,
     timeline,
 )
-from dashboards.build.promql import CLUSTER, hourly, usd
+from dashboards.build.promql import CLUSTER, foremost, hourly, usd
 from dashboards.build.tables import Column, Label, table
 
 ON = f'{CLUSTER}, namespace=~"$namespace", workload=~"$workload"'
@@ -28,6 +28,14 @@ COMPUTED = f'workload:gpucost_tokens:rate5m{{{ON}, direction=~"input|output"}}'
 CACHED = f'workload:gpucost_tokens:rate5m{{{ON}, direction="cached_input"}}'
 INPUT = f'workload:gpucost_tokens:rate5m{{{ON}, direction=~"input|cached_input"}}'
 NOTHING = "no inference server is read"
+
+SHOWN = 20
+DEAREST = f"The {SHOWN} dearest workloads at the end of the time range."
+
+
+def _dearest(expression: str) -> str:
+    return foremost(SHOWN, NAME, expression, f"sum by ({NAME}) ({COST} @ end())")
+
 
 TARGETS = {
     "matcher": {"id": "byRegexp", "options": "/^target of/"},
@@ -166,11 +174,12 @@ BOARD = Board(
             (
                 chart(
                     "Cost per request",
-                    "Of an hour, by workload. It falls when load rises and rises when replicas idle:"
+                    f"Of an hour. {DEAREST} It falls when load rises and rises when replicas idle:"
                     " a figure to look at, and no trigger for scaling.",
                     (
                         Query(
-                            usd(f"workload:gpucost_cost_per_request_usd:ratio1h{{{ON}}}"), LEGEND
+                            usd(_dearest(f"workload:gpucost_cost_per_request_usd:ratio1h{{{ON}}}")),
+                            LEGEND,
                         ),
                         Query(
                             usd(
@@ -187,11 +196,14 @@ BOARD = Board(
                 ),
                 chart(
                     "Cost per million tokens",
-                    "By workload, over the input and output tokens that it computed.",
+                    f"Over the input and output tokens that a workload computed. {DEAREST}",
                     (
                         Query(
                             usd(
-                                f"1e6 * sum by ({NAME}) ({COST}) / (sum by ({NAME}) ({COMPUTED}) > 0)"
+                                "1e6 * "
+                                + _dearest(
+                                    f"sum by ({NAME}) ({COST}) / (sum by ({NAME}) ({COMPUTED}) > 0)"
+                                )
                             ),
                             LEGEND,
                         ),
@@ -264,8 +276,8 @@ BOARD = Board(
             (
                 chart(
                     "Requests per second, by workload",
-                    "Finished with success.",
-                    (Query(f"sum by ({NAME}) ({REQUESTS})", LEGEND),),
+                    f"Finished with success. {DEAREST}",
+                    (Query(_dearest(f"sum by ({NAME}) ({REQUESTS})"), LEGEND),),
                     REQUESTS_PER_SECOND,
                     width=8,
                     style="stack",
@@ -306,11 +318,14 @@ BOARD = Board(
                 ),
                 chart(
                     "Failed requests, share",
-                    "Requests that failed, of all finished; not those that their callers gave up.",
+                    "Requests that failed, of all finished; not those that their callers gave up."
+                    f" {DEAREST}",
                     (
                         Query(
-                            f'sum by ({NAME}) (workload:gpucost_requests:rate5m{{{ON}, outcome="failure"}})'
-                            f" / (sum by ({NAME}) (workload:gpucost_requests:rate5m{{{ON}}}) > 0)",
+                            _dearest(
+                                f'sum by ({NAME}) (workload:gpucost_requests:rate5m{{{ON}, outcome="failure"}})'
+                                f" / (sum by ({NAME}) (workload:gpucost_requests:rate5m{{{ON}}}) > 0)"
+                            ),
                             LEGEND,
                         ),
                     ),
@@ -321,10 +336,13 @@ BOARD = Board(
                 ),
                 chart(
                     "Input from the prefix cache, share",
-                    "Of the input tokens, those that did not have to be computed.",
+                    f"Of the input tokens, those that did not have to be computed. {DEAREST}",
                     (
                         Query(
-                            f"sum by ({NAME}) ({CACHED}) / (sum by ({NAME}) ({INPUT}) > 0)", LEGEND
+                            _dearest(
+                                f"sum by ({NAME}) ({CACHED}) / (sum by ({NAME}) ({INPUT}) > 0)"
+                            ),
+                            LEGEND,
                         ),
                     ),
                     RATIO,
@@ -334,12 +352,15 @@ BOARD = Board(
                 ),
                 chart(
                     "Saved by the cache, per hour",
-                    "What it would cost to compute the input that came from the prefix cache.",
+                    "What it would cost to compute the input that came from the prefix cache."
+                    f" {DEAREST}",
                     (
                         Query(
                             usd(
-                                f"sum by ({NAME}) (max without (instance, job)"
-                                f" (gpucost_pod_cache_savings_usd_per_hour{{{ON}}}))"
+                                _dearest(
+                                    f"sum by ({NAME}) (max without (instance, job)"
+                                    f" (gpucost_pod_cache_savings_usd_per_hour{{{ON}}}))"
+                                )
                             ),
                             LEGEND,
                         ),
@@ -356,8 +377,8 @@ BOARD = Board(
             (
                 chart(
                     "Cost per hour",
-                    "What the serving workloads cost.",
-                    (Query(hourly(f"sum by ({NAME}) ({COST})"), LEGEND),),
+                    DEAREST,
+                    (Query(hourly(_dearest(f"sum by ({NAME}) ({COST})")), LEGEND),),
                     USD,
                     width=8,
                     style="stack",
@@ -366,12 +387,10 @@ BOARD = Board(
                 chart(
                     "Activity, by workload",
                     "Share of time that the GPUs were busy. Near 1 with a queue: too few replicas."
-                    " Low without a queue: too many, or too large.",
+                    f" Low without a queue: too many, or too large. {DEAREST}",
                     (
                         Query(
-                            f"workload:gpucost_activity:ratio{{{ON}}}"
-                            " and on (cluster, namespace, workload)"
-                            " workload:gpucost_serving_cost_usd:rate5m",
+                            _dearest(f"workload:gpucost_activity:ratio{{{ON}}}"),
                             LEGEND,
                         ),
                     ),
@@ -382,8 +401,9 @@ BOARD = Board(
                 ),
                 chart(
                     "Batch size, by workload",
-                    "Requests worked on together, mean of its pods: what makes a request cheap.",
-                    (Query(f"avg by ({NAME}) (gpucost_pod_batch_size{{{ON}}})", LEGEND),),
+                    "Requests worked on together, mean of a workload's pods: what makes a request cheap."
+                    f" {DEAREST}",
+                    (Query(_dearest(f"avg by ({NAME}) (gpucost_pod_batch_size{{{ON}}})"), LEGEND),),
                     NUMBER,
                     width=8,
                     decimals=1,

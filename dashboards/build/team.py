@@ -16,14 +16,17 @@ from dashboards.build.panels import (
     chart,
     stat,
 )
-from dashboards.build.promql import CLUSTER, WASTE, hourly, of_each, owned, total, usd
+from dashboards.build.promql import CLUSTER, WASTE, foremost, hourly, owned, total, usd
 from dashboards.build.tables import Column, Label, table
 
 TENANT = f'{CLUSTER}, namespace=~"$namespace", team=~"$team"'
 MONTH = f"workload:${{basis}}:month_to_date{{{TENANT}}}"
-RATE = f"workload:${{basis}}:rate5m{{{TENANT}}}"
-PLAIN = f"workload:gpucost_cost_usd:rate5m{{{TENANT}}}"
-WASTED = f"workload:gpucost_cost_usd:rate5m{{{TENANT}, {WASTE}}}"
+RATE = f"tenant:${{basis}}:rate5m{{{TENANT}}}"
+PLAIN = f"tenant:gpucost_cost_usd:rate5m{{{TENANT}}}"
+WASTED = f"tenant:gpucost_cost_usd:rate5m{{{TENANT}, {WASTE}}}"
+OF_WORKLOADS = f"workload:${{basis}}:rate5m{{{TENANT}}}"
+PLAIN_OF_WORKLOADS = f"workload:gpucost_cost_usd:rate5m{{{TENANT}}}"
+WASTED_OF_WORKLOADS = f"workload:gpucost_waste_usd:rate5m{{{TENANT}}}"
 PAYER = "namespace, team, workload, workload_kind"
 TO_WORKLOAD = link(
     "gpucost-workload",
@@ -117,8 +120,8 @@ BOARD = Board(
                 stat(
                     "Activity",
                     "Share of time that the held GPUs were busy.",
-                    f"sum(workload:gpucost_active_gpus:sum{{{TENANT}}})"
-                    f" / sum(workload:gpucost_measured_gpus:sum{{{TENANT}}})",
+                    f"sum(tenant:gpucost_active_gpus:sum{{{TENANT}}})"
+                    f" / sum(tenant:gpucost_measured_gpus:sum{{{TENANT}}})",
                     RATIO,
                     decimals=0,
                     thresholds=HIGH_IS_GOOD,
@@ -145,7 +148,9 @@ BOARD = Board(
                             USD,
                             decimals=2,
                         ),
-                        Column("Time range", usd(_row(total(PAYER, RATE))), USD, decimals=2),
+                        Column(
+                            "Time range", usd(_row(total(PAYER, OF_WORKLOADS))), USD, decimals=2
+                        ),
                         Column(
                             "GPU-hours",
                             _row(
@@ -155,10 +160,14 @@ BOARD = Board(
                             NUMBER,
                             decimals=1,
                         ),
-                        Column("Wasted", usd(_row(total(PAYER, WASTED))), USD, decimals=2),
+                        Column(
+                            "Wasted", usd(_row(total(PAYER, WASTED_OF_WORKLOADS))), USD, decimals=2
+                        ),
                         Column(
                             "Wasted share",
-                            _row(f"{total(PAYER, WASTED)} / ({total(PAYER, PLAIN)})"),
+                            _row(
+                                f"{total(PAYER, WASTED_OF_WORKLOADS)} / ({total(PAYER, PLAIN_OF_WORKLOADS)})"
+                            ),
                             RATIO,
                             decimals=0,
                             bar=True,
@@ -167,7 +176,7 @@ BOARD = Board(
                         ),
                         Column(
                             "Now, per hour",
-                            hourly(_row(f"sum by ({PAYER}) ({RATE})")),
+                            hourly(_row(f"sum by ({PAYER}) ({OF_WORKLOADS})")),
                             USD,
                             decimals=2,
                         ),
@@ -265,9 +274,12 @@ BOARD = Board(
                             hourly(
                                 owned(
                                     "namespace, workload",
-                                    f"(sum by (namespace, workload) ({RATE})"
-                                    " and on (namespace, workload)"
-                                    f" topk(10, sum by (namespace, workload) ({RATE} @ end())))",
+                                    foremost(
+                                        10,
+                                        "namespace, workload",
+                                        f"sum by (namespace, workload) ({OF_WORKLOADS})",
+                                        f"sum by (namespace, workload) ({OF_WORKLOADS} @ end())",
+                                    ),
                                 )
                             ),
                             "{{namespace}}/{{workload}}",
@@ -279,7 +291,7 @@ BOARD = Board(
                 chart(
                     "Cost of each hour",
                     "What each clock hour cost, by team, drawn at its end.",
-                    (Query(usd(owned("team", of_each("1h", "team", RATE))), "{{team}}"),),
+                    (Query(usd(owned("team", total("team", RATE, "1h"))), "{{team}}"),),
                     USD,
                     style="bars",
                     interval="1h",
@@ -289,7 +301,7 @@ BOARD = Board(
                 chart(
                     "Cost of each day",
                     "What each day (UTC) cost, by team, drawn at its end. Choose a range of weeks.",
-                    (Query(usd(owned("team", of_each("1d", "team", RATE))), "{{team}}"),),
+                    (Query(usd(owned("team", total("team", RATE, "1d"))), "{{team}}"),),
                     USD,
                     style="bars",
                     interval="1d",
@@ -326,7 +338,7 @@ BOARD = Board(
                     "Power drawn by the GPUs that each team holds, by share.",
                     (
                         Query(
-                            f"sum by (team) (workload:gpucost_energy_joules:rate5m{{{TENANT}}})",
+                            f"sum by (team) (tenant:gpucost_energy_joules:rate5m{{{TENANT}}})",
                             "{{team}}",
                         ),
                     ),

@@ -25,7 +25,7 @@ from dashboards.build.panels import (
     donut,
     stat,
 )
-from dashboards.build.promql import CLUSTER, WASTE, hourly, of_each, total, usd
+from dashboards.build.promql import CLUSTER, WASTE, hourly, total, usd
 from dashboards.build.tables import Column, Label, table
 
 ONE = f'{CLUSTER}, namespace="$namespace", workload="$workload"'
@@ -170,7 +170,7 @@ BOARD = Board(
                 chart(
                     "Cost of each hour",
                     "What each clock hour cost, drawn at its end.",
-                    (Query(usd(of_each("1h", "", RATE)), "cost"),),
+                    (Query(usd(total("", RATE, "1h")), "cost"),),
                     USD,
                     width=8,
                     style="bars",
@@ -181,7 +181,7 @@ BOARD = Board(
                 chart(
                     "Cost of each day",
                     "What each day (UTC) cost, drawn at its end. Choose a range of weeks.",
-                    (Query(usd(of_each("1d", "", RATE)), "cost"),),
+                    (Query(usd(total("", RATE, "1d")), "cost"),),
                     USD,
                     width=8,
                     style="bars",

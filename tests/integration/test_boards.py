@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 BOARDS = {board["uid"]: board for board in map(load, FILES)}
 
-HOURS, SCRAPE_SECONDS, RULE_SECONDS = 24.0, 150.0, 240.0
+HOURS, SCRAPE_SECONDS = 24.0, 150.0
 
 CHOSEN = {
     "gpucost-workload": {"namespace": "serving", "workload": "chat"},
@@ -49,7 +49,7 @@ EMPTY = {
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
-    with day(tmp_path_factory.mktemp("day"), HOURS, SCRAPE_SECONDS, RULE_SECONDS) as it:
+    with day(tmp_path_factory.mktemp("day"), HOURS, SCRAPE_SECONDS) as it:
         yield it
 
 

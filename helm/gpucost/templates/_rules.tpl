@@ -15,6 +15,15 @@ The rule files for the settings, as scripts/render_rules.py makes them; a test c
 {{- end -}}
 
 {{- define "gpucost.number" -}}{{- printf "%.12g" (float64 .) -}}{{- end -}}
+{{- /* Seconds of a Prometheus duration like 1m30s. */ -}}
+{{- define "gpucost.seconds" -}}
+{{- $units := dict "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0 -}}
+{{- $seconds := 0.0 -}}
+{{- range regexFindAll `\d+(ms|s|m|h)` . -1 -}}
+{{- $seconds = addf $seconds (mulf (regexFind `^\d+` . | float64) (get $units (regexFind `[a-z]+$` .))) -}}
+{{- end -}}
+{{- include "gpucost.number" $seconds -}}
+{{- end -}}
 {{- define "gpucost.oneLine" -}}{{- regexReplaceAll `\s+` (trim .) " " -}}{{- end -}}
 {{- define "gpucost.quoted" -}}
 {{- printf "\"%s\"" (. | replace "\\" "\\\\" | replace "\"" "\\\"") -}}
@@ -60,6 +69,7 @@ The rule files for the settings, as scripts/render_rules.py makes them; a test c
 {{- $rules = append $rules (dict "record" (printf "gpucost:%s:setting" $name) "expr" (printf "vector(%s)" $value)) -}}
 {{- end -}}
 {{- end -}}
+{{- $rules = append $rules (dict "record" "gpucost:evaluation_interval_seconds:setting" "expr" (printf "vector(%s)" (include "gpucost.seconds" .interval))) -}}
 {{- $rules = append $rules (dict "record" "gpucost:pue_ratio:setting" "expr" (printf "vector(%s)" (include "gpucost.number" .energy.pue_ratio))) -}}
 {{- if not (kindIs "invalid" .energy.carbon_grams_per_kwh) -}}
 {{- $rules = append $rules (dict "record" "gpucost:carbon_grams_per_kwh:setting" "expr" (printf "vector(%s)" (include "gpucost.number" .energy.carbon_grams_per_kwh))) -}}
