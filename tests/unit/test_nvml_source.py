@@ -469,11 +469,19 @@ def test_a_process_that_did_nothing_has_no_sample_and_did_nothing(
     assert of_processes(read_one(shared).reading) == {11: (0.0, 0.0), 12: (0.0, 0.0)}
 
 
-def test_samples_over_100_are_dropped(world: MakeWorld, shared: NvmlSource) -> None:
+def test_a_process_with_nothing_but_samples_over_100_is_unmeasured_and_not_idle(
+    world: MakeWorld, shared: NvmlSource
+) -> None:
     machine = two_containers(world, t4())
     machine.gpus[0].processes[0].sm = 42_000.0
     machine.write()
-    assert of_processes(read_one(shared).reading) == {11: (0.0, 0.0), 12: (0.2, 0.2)}
+    assert of_processes(read_one(shared).reading) == {11: (None, None), 12: (0.2, 0.2)}
+
+
+def test_samples_over_100_are_dropped() -> None:
+    samples = [Sample(11, 5, 50), Sample(11, 6, 4_294_967), Sample(11, 7, 30)]
+    (process,) = parse_utilization(samples, [ModelProcess(11)])
+    assert (process.sm_ratio, process.sm_peak) == (0.4, 0.5)
 
 
 def test_a_driver_that_cannot_tell_processes_apart_leaves_them_unmeasured(

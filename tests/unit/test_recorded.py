@@ -253,6 +253,22 @@ def test_nonsense_of_a_driver_is_malformed_and_named(gpus: object, words: str) -
     assert raised.value.remedy
 
 
+def test_figures_that_no_process_can_have_are_dropped_and_the_process_stays() -> None:
+    figures = [(0.5, 0.6), (42.0, 42.0), (-0.1, 0.1), (0.2, None), (1e9, None)]
+    reading = {
+        "processes": [{"pid": n, "sm_ratio": r, "sm_peak": p} for n, (r, p) in enumerate(figures)]
+    }
+    recording = parse_nvml(json.dumps({"gpus": [{**GPU, "reading": reading}]}).encode())
+    processes = recording.gpus[0].reading.processes or ()
+    assert [(it.pid, it.sm_ratio, it.sm_peak) for it in processes] == [
+        (0, 0.5, 0.6),
+        (1, None, None),
+        (2, None, None),
+        (3, 0.2, None),
+        (4, None, None),
+    ]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -126,12 +126,17 @@ def parse_utilization(
     """The processes, each with its mean and highest SM utilisation.
 
     The driver leaves out what was 0, so a process with fewer samples than another did nothing
-    in between. Samples of processes that are not there, and those over 100, are dropped.
+    in between. Samples of processes that are not there, and those over 100, are dropped; a process
+    that has no others did something, and how much is not known.
     """
     by_pid: dict[int, list[int]] = {}
+    garbled: set[int] = set()
     for sample in samples:
         if sample.percent <= FULL_PERCENT:
             by_pid.setdefault(sample.pid, []).append(sample.percent)
+        else:
+            garbled.add(sample.pid)
+    unknown = garbled - by_pid.keys()
     processes = tuple(processes)
     count = max((len(by_pid.get(process.pid, ())) for process in processes), default=0) or 1
     return tuple(
@@ -140,8 +145,8 @@ def parse_utilization(
                 process.pid,
                 process.memory_bytes,
                 process.cgroup,
-                sum(own) / (count * FULL_PERCENT),
-                max(own, default=0) / FULL_PERCENT,
+                None if process.pid in unknown else sum(own) / (count * FULL_PERCENT),
+                None if process.pid in unknown else max(own, default=0) / FULL_PERCENT,
                 process.mps,
             )
             for process in processes

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
-from gpucost.model import EngineReading, GpuReading, Problem, Serving
+from gpucost.model import EngineReading, GpuReading, Problem, Process, Serving, UnitReading
 from gpucost.sources.base import (
     ClusterRead,
     DeviceRead,
@@ -214,7 +215,27 @@ def parse_nvml(text: bytes) -> NvmlRecording:
         if gpu.device.uuid.casefold() in uuids:
             raise _malformed(f"the same uuid as of a GPU before it - at `$.gpus[{position}]`")
         uuids.add(gpu.device.uuid.casefold())
-    return recording
+    return replace(recording, gpus=tuple(_without_garbage(gpu) for gpu in recording.gpus))
+
+
+def _without_garbage(gpu: GpuReading) -> GpuReading:
+    """Without figures of processes that no process can have, as a live driver's are dropped."""
+
+    def plain(reading: UnitReading) -> UnitReading:
+        if all(_possible(process) for process in reading.processes or ()):
+            return reading
+        processes = tuple(
+            process if _possible(process) else replace(process, sm_ratio=None, sm_peak=None)
+            for process in reading.processes or ()
+        )
+        return replace(reading, processes=processes)
+
+    instances = tuple(plain(reading) for reading in gpu.instances)
+    return replace(gpu, reading=plain(gpu.reading), instances=instances)
+
+
+def _possible(process: Process) -> bool:
+    return all(0 <= figure <= 1 for figure in (process.sm_ratio or 0.0, process.sm_peak or 0.0))
 
 
 def _malformed(what: str) -> SourceError:
