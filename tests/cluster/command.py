@@ -15,6 +15,7 @@ from cluster.failure import ClusterError
 from cluster.machine import close_machine, entering, is_open, open_machine
 from cluster.node import bring_up
 from cluster.place import ROOT, Place
+from cluster.traces import Traces, namespaces_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,16 +115,28 @@ def enter_machine(place: Place, words: Sequence[str]) -> int:
 
 
 def run_with_cluster(place: Place, words: Sequence[str]) -> int:
-    """Run a command on a cluster, which is taken down again if it was not up before."""
+    """Run a command on a cluster, which is taken down again if it was not up before.
+
+    Raises ClusterError where that left anything on this machine.
+    """
     if "KUBECONFIG" in os.environ:
         return subprocess.run(words, check=False).returncode
-    was_open = is_open(place)
-    up(place)
-    try:
+    if is_open(place):
+        up(place)
         return enter_machine(place, words)
+    prerequisites.require_root()
+    close_machine(place)  # what a half-dead one left is not this one's
+    before, own = Traces.of(place), frozenset[str]()
+    try:
+        up(place)
+        own = namespaces_of(place)
+        status = enter_machine(place, words)
     finally:
-        if not was_open:
-            close_machine(place)
+        close_machine(place)
+    if left := Traces.of(place, own).since(before):
+        raise ClusterError("it went, and this machine is not as before:\n  " + "\n  ".join(left))
+    programs.say("down, and nothing is left of it")
+    return status
 
 
 def _programs(place: Place, *, with_operators: bool = False) -> None:

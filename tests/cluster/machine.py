@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from cluster.failure import ClusterError
 from cluster.identity import living, name_of
 from cluster.place import HERE, HOST_FOLDERS, NODE, ROOT
-from cluster.prerequisites import require_own_folder
+from cluster.prerequisites import CGROUPS, require_own_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 CLOSE_SECONDS = 60
 LINGER_SECONDS = 5
 """The namespace goes when `unshare` has seen its child's end."""
-CGROUPS = Path("/sys/fs/cgroup")
 
 # What a kubelet sets machine-wide (pkg/kubelet/cm/container_manager_linux.go, setupKernelTunables).
 KERNEL_SETTINGS = (

@@ -26,6 +26,7 @@ NEEDED = {
 }
 """Program: the Debian package it is in."""
 
+CGROUPS = Path("/sys/fs/cgroup")
 FREE_BYTES = 12 << 30
 LONGEST_SOCKET = 60
 """The state folder's path may be this long: under it lie sockets, whose paths end at 107."""
@@ -83,11 +84,10 @@ def require_free_port(address: str, port: int, what: str) -> None:
 
 
 def _cgroups() -> bool:
-    root = Path("/sys/fs/cgroup")
-    if (root / "cgroup.controllers").exists():
-        words = (root / "cgroup.controllers").read_text().split()
-        return {"cpu", "memory", "pids"} <= set(words) and os.access(root, os.W_OK)
-    return all(os.access(root / name / "cgroup.procs", os.W_OK) for name in ("cpu", "memory"))
+    if (CGROUPS / "cgroup.controllers").exists():
+        words = (CGROUPS / "cgroup.controllers").read_text().split()
+        return {"cpu", "memory", "pids"} <= set(words) and os.access(CGROUPS, os.W_OK)
+    return all(os.access(CGROUPS / name / "cgroup.procs", os.W_OK) for name in ("cpu", "memory"))
 
 
 def require_own_folder(state: Path) -> None:

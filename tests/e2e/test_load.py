@@ -1,28 +1,35 @@
-"""What many exporters cost the API server: fifty of them, on nodes of KWOK with 5,000 pods."""
+"""What many exporters cost the API server: fifty of them, on nodes of KWOK with 5,000 pods.
+
+Its own figures are what counts (its CPU time, memory and audit log), so a busy machine makes the
+step slow and not wrong. Nothing in it lists the crowd: a list of 5,000 pods costs the server more
+than the exporters do in a minute.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import requests
+import yaml
+from requests.adapters import HTTPAdapter
 
 from cluster import programs
 from cluster.place import API_URL, Place
 from e2e.kube import run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from e2e.kube import Kube
 
@@ -30,31 +37,52 @@ NODES = 50
 PODS_EACH = 100
 STEADY_SECONDS = 120
 EXTRAPOLATED = 1000
+AT_ONCE = 8
+_CROWD = "/api/v1/namespaces/crowd/pods"
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("node")
 def test_fifty_exporters_ask_only_for_their_watches(kube: Kube, tmp_path: Path) -> None:
-    api = _Api(Place.of_environment())
-    with _fake_nodes(api, kube, tmp_path):
-        quiet = _load_over(api, STEADY_SECONDS)
-        began = time.time()
+    api, audit = _Api(Place.of_environment()), _Audit(Place.of_environment())
+    with _crowd(api, kube, tmp_path):
+        alone = api.used()
+        time.sleep(STEADY_SECONDS)
+        before = api.used()
         with _exporters(tmp_path):
-            kube.wait("all watch", lambda: _asked(began)["watch"] >= 2 * NODES, 300)
-            time.sleep(20)
-            start = _asked(began)
-            steady = time.time()
-            busy = _load_over(api, STEADY_SECONDS)
-            later = _asked(steady)
-    each = (busy - quiet) / NODES
-    print(f"at start: {dict(start)} requests of {NODES} exporters")
-    print(f"in {STEADY_SECONDS} s then: {dict(later)}")
-    print(f"API server: {quiet:.3f} cores before, {busy:.3f} with them")
-    print(f"{EXTRAPOLATED} exporters, extrapolated: {each * EXTRAPOLATED:.2f} cores")
-    # A list and a watch for each of two kinds, some of them once more where a watch began late.
-    assert start["list"] <= 2 * 2 * NODES
+            kube.wait("all watch", lambda: audit.since(before.at)["watch"] >= 2 * NODES, 300)
+            time.sleep(10)
+            started, first = api.used(), audit.since(before.at)
+            time.sleep(STEADY_SECONDS)
+            after, later = api.used(), audit.since(started.at)
+    quiet, busy = before.cores_since(alone), after.cores_since(started)
+    start = (started.cpu - before.cpu - quiet * (started.at - before.at)) / NODES
+    memory = (after.memory - before.memory) / NODES
+    print(f"start: {dict(first)} requests of {NODES} exporters, {1000 * start:.0f} ms of CPU each")
+    print(f"then: {dict(later)} in {STEADY_SECONDS} s; API server {quiet:.3f} cores without them,")
+    print(f"{busy:.3f} with them; its memory {memory / 2**20:+.2f} MiB each")
+    print(f"{EXTRAPOLATED} exporters: {start * EXTRAPOLATED:.0f} s of CPU when all start at once,")
+    print(f"then {(busy - quiet) / NODES * EXTRAPOLATED:+.2f} cores, by their requests")
+    print(f"{later['watch'] / STEADY_SECONDS / NODES * EXTRAPOLATED:.1f} watches renewed a second")
+    # A list and a watch for each of two kinds; some once more, where a list was turned away.
+    assert first["list"] <= 2 * 2 * NODES
     assert set(later) <= {"watch"}
-    assert later["watch"] <= 2 * NODES * STEADY_SECONDS / 300 + 2 * NODES * 0.1
+    # A watch lasts 480 s, give or take a quarter: those that end in the time watched.
+    assert later["watch"] <= 2 * NODES * STEADY_SECONDS / 360
+
+
+class _Used(NamedTuple):
+    """What the API server had used by a time."""
+
+    at: float
+    """Unix time."""
+    cpu: float
+    """Seconds."""
+    memory: float
+    """Resident, bytes."""
+
+    def cores_since(self, before: _Used) -> float:
+        return (self.cpu - before.cpu) / (self.at - before.at)
 
 
 class _Api:
@@ -65,110 +93,146 @@ class _Api:
         self._session.trust_env = False  # a proxy or authorities of the environment are not ours
         self._session.cert = (str(place.pki / "admin.pem"), str(place.pki / "admin.key"))
         self._session.verify = str(place.pki / "ca.pem")
+        self._session.mount("https://", HTTPAdapter(pool_maxsize=AT_ONCE))
 
-    def post(self, path: str, body: dict[str, Any]) -> None:
-        answer = self._session.post(f"{API_URL}{path}", json=body, timeout=30)
+    def ask(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - JSON
+        """An answer. Raises requests.HTTPError."""
+        answer = self._session.request(method, f"{API_URL}{path}", json=body, timeout=120)
         answer.raise_for_status()
+        return answer.json()
 
-    def cpu_seconds(self) -> float:
-        page = self._session.get(f"{API_URL}/metrics", timeout=30).text
-        return next(
-            float(line.split()[1])
-            for line in page.splitlines()
-            if line.startswith("process_cpu_seconds_total ")
+    def ask_all(self, asked: Iterable[tuple[str, str, object]]) -> None:
+        """Ask several things, some at once."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda words: self.ask(*words), asked))
+
+    def used(self) -> _Used:
+        page = self._session.get(f"{API_URL}/metrics", timeout=60).text
+        figures = dict(
+            line.split(" ", 1) for line in page.splitlines() if line.startswith("process_")
+        )
+        return _Used(
+            time.time(),
+            float(figures["process_cpu_seconds_total"]),
+            float(figures["process_resident_memory_bytes"]),
         )
 
+    def runs(self) -> bool:
+        """Whether the whole crowd runs: none of it is to be found that waits."""
+        return not self.ask("GET", f"{_CROWD}?fieldSelector=status.phase=Pending&limit=1")["items"]
 
-def _load_over(api: _Api, seconds: float) -> float:
-    """Cores that the API server used."""
-    before, began = api.cpu_seconds(), time.monotonic()
-    time.sleep(seconds)
-    return (api.cpu_seconds() - before) / (time.monotonic() - began)
+
+class _Audit:
+    """The requests of exporters that run as the administrator, by the server's audit log.
+
+    The chart's own exporter, on the node that is real, has an account.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._path = place.logs / "audit.log"
+        self._read = self._path.stat().st_size
+        self._found: dict[str, tuple[str, float]] = {}
+
+    def since(self, moment: float) -> Counter[str]:
+        """How many there were since then, by verb."""
+        with self._path.open("rb") as log:
+            log.seek(self._read)
+            new = log.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            if b'"userAgent":"gpucost' not in line:
+                continue
+            event = json.loads(line)
+            if event["user"]["username"] == "admin":
+                at = datetime.fromisoformat(event["requestReceivedTimestamp"]).timestamp()
+                self._found[event["auditID"]] = (event["verb"], at)
+        return Counter(verb for verb, at in self._found.values() if at >= moment)
 
 
 @contextmanager
-def _fake_nodes(api: _Api, kube: Kube, folder: Path) -> Iterator[None]:
+def _crowd(api: _Api, kube: Kube, folder: Path) -> Iterator[None]:
     """Fifty nodes of KWOK with a hundred running pods each."""
-    kubeconfig = os.environ["KUBECONFIG"]
-    options = ["--manage-all-nodes=false", "--manage-nodes-with-label-selector=type=kwok"]
-    options += [f"--config={stage}" for stage in _stages()]
-    with (folder / "kwok.log").open("wb") as log:
-        kwok = subprocess.Popen(
-            ["kwok", f"--kubeconfig={kubeconfig}", *options], stdout=log, stderr=log
+    with _started([["kwok", *_kwok(folder)]], folder / "kwok.log", [{}]):
+        try:
+            api.ask_all(("POST", "/api/v1/nodes", _node(index)) for index in range(NODES))
+            kube.wait("the nodes are ready", lambda: _ready(kube) >= NODES)
+            kube("create", "namespace", "crowd")
+            accounts = "/api/v1/namespaces/crowd/serviceaccounts"
+            kube.wait("its account", lambda: api.ask("GET", accounts)["items"])
+            pods = ((node, pod) for node in range(NODES) for pod in range(PODS_EACH))
+            api.ask_all(("POST", _CROWD, _pod(node, pod)) for node, pod in pods)
+            kube.wait("the pods run", api.runs, 300)
+            yield
+        finally:
+            # At once and not one by one: the namespace's end would take minutes.
+            gone = f"{_CROWD}?gracePeriodSeconds=0&fieldSelector=spec.nodeName=kwok-"
+            api.ask_all(("DELETE", f"{gone}{index}", None) for index in range(NODES))
+            kube("delete", "nodes", "-l", "type=kwok", timeout=120)
+            kube("delete", "namespace", "crowd", "--ignore-not-found", timeout=120)
+
+
+def _kwok(folder: Path) -> Iterator[str]:
+    """KWOK's words: nodes that renew a lease, as kubelets do, and pods that run at once."""
+    options = folder / "kwok.yaml"
+    options.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
+                "kind": "KwokConfiguration",
+                "options": {"podPlayStageParallelism": AT_ONCE, "nodeLeaseDurationSeconds": 40},
+            }
         )
-    try:
-        for index in range(NODES):
-            api.post("/api/v1/nodes", _node(index))
-        kube.wait("the nodes are ready", lambda: _ready(kube) >= NODES)
-        kube("create", "namespace", "crowd")
-        kube.wait("its account", lambda: "default" in kube("-n", "crowd", "get", "serviceaccounts"))
-        pods = [_pod(index, pod) for index in range(NODES) for pod in range(PODS_EACH)]
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda pod: api.post("/api/v1/namespaces/crowd/pods", pod), pods))
-        kube.wait("the pods run", lambda: _running(kube) >= NODES * PODS_EACH, 600)
-        yield
-    finally:
-        kube("delete", "nodes", "-l", "type=kwok", "--wait=false")
-        kube("delete", "namespace", "crowd", "--wait=false", "--ignore-not-found")
-        kube.wait("they are gone", lambda: _running(kube) == 0, 300)
-        kwok.send_signal(signal.SIGTERM)
-        kwok.wait(30)
-
-
-def _stages() -> Iterator[Path]:
-    """How KWOK's own project plays nodes and pods, from its module."""
-    module = programs.KWOK.folder
-    found = run("go", "-C", str(module), "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok")
-    stages = Path(found.strip()) / "kustomize/stage"
-    yield stages / "node/fast/node-initialize.yaml"
-    yield stages / "node/heartbeat/node-heartbeat.yaml"
-    yield stages / "pod/fast/pod-ready.yaml"
-    yield stages / "pod/fast/pod-delete.yaml"
+    )
+    yield f"--kubeconfig={os.environ['KUBECONFIG']}"
+    yield "--manage-all-nodes=false"
+    yield "--manage-nodes-with-label-selector=type=kwok"
+    yield f"--config={options}"
+    # How KWOK's own project plays nodes and pods, from its module.
+    module = str(programs.KWOK.folder)
+    found = run("go", "-C", module, "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok")
+    for stage in (
+        "node/fast/node-initialize",
+        "node/heartbeat-with-lease/node-heartbeat-with-lease",
+        "pod/fast/pod-ready",
+        "pod/fast/pod-delete",
+    ):
+        yield f"--config={found.strip()}/kustomize/stage/{stage}.yaml"
 
 
 @contextmanager
 def _exporters(folder: Path) -> Iterator[None]:
-    """One exporter for each node, as processes of this machine."""
-    log = (folder / "exporters.log").open("wb")
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "gpucost", "serve", "--listen", "127.0.0.1:0"],
-            env=os.environ | {"NODE_NAME": f"kwok-{index}"},
-            stdout=log,
-            stderr=log,
-        )
-        for index in range(NODES)
-    ]
-    try:
+    """One exporter for each node, as processes of this machine, whose kubelet is another node's."""
+    settings = folder / "exporters.yaml"
+    settings.write_text("kubelet: {enabled: false}\n")
+    command = [sys.executable, "-m", "gpucost", "serve", "--listen", "127.0.0.1:0"]
+    command += ["--config", str(settings)]
+    nodes = [{"NODE_NAME": f"kwok-{index}"} for index in range(NODES)]
+    with _started([command] * NODES, folder / "exporters.log", nodes):
         yield
-    finally:
-        for process in started:
-            process.terminate()
-        for process in started:
-            process.wait(60)
-        log.close()
 
 
-def _asked(since: float) -> Counter[str]:
-    """How often exporters asked for what since then, by the server's audit log."""
-    begun = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since))
-    found: dict[str, str] = {}
-    for line in (Place.of_environment().logs / "audit.log").read_text().splitlines():
-        if '"userAgent":"gpucost' not in line:
-            continue
-        event = json.loads(line)
-        if event["user"]["username"] == "admin" and event["requestReceivedTimestamp"] >= begun:
-            found[event["auditID"]] = event["verb"]
-    return Counter(found.values())
+@contextmanager
+def _started(
+    commands: Sequence[Sequence[str]], log: Path, envs: Sequence[dict[str, str]]
+) -> Iterator[None]:
+    """These programs, until they are no more needed."""
+    with log.open("wb") as words:
+        processes = [
+            subprocess.Popen(command, env=os.environ | env, stdout=words, stderr=words)
+            for command, env in zip(commands, envs, strict=True)
+        ]
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait(60)
 
 
 def _ready(kube: Kube) -> int:
     return kube("get", "nodes", "-l", "type=kwok", "--no-headers").count(" Ready ")
-
-
-def _running(kube: Kube) -> int:
-    words = ["--field-selector=status.phase=Running", "--no-headers", "--ignore-not-found"]
-    return len(kube("-n", "crowd", "get", "pods", *words).splitlines())
 
 
 def _node(index: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from cluster.machine import (
     run_inside,
 )
 from cluster.place import HOST_FOLDERS, ROOT, Place
+from cluster.traces import Traces, namespaces_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,6 +127,28 @@ def test_a_path_too_long_for_sockets_is_refused(place: Place) -> None:
         prerequisites.require(long)
 
 
+@needs_root
+@pytest.mark.parametrize("there", [(), ("cgroup.controllers",), ("memory/cgroup.procs",)])
+def test_without_cgroups_it_says_so(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: tuple[str, ...]
+) -> None:
+    for name in there:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(prerequisites, "CGROUPS", tmp_path)
+    with pytest.raises(ClusterError, match=r"no writable cgroups .* run it privileged"):
+        prerequisites.require(place)
+
+
+@needs_root
+def test_programs_that_are_missing_are_named_by_their_packages(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ClusterError, match=r"Run: apt-get install buildah iproute2 .*util-linux$"):
+        prerequisites.require(place)
+
+
 def test_a_port_in_use_is_named() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -190,18 +213,22 @@ def test_a_machine_whose_holder_was_killed_can_be_opened_again(place: Place) -> 
 
 @needs_root
 def test_nothing_is_left_when_it_is_closed(place: Place) -> None:
-    folders = [folder for folder in HOST_FOLDERS if Path(folder).exists()]
-    setting = Path("/proc/sys/vm/overcommit_memory")
-    before, mounts = setting.read_text(), Path("/proc/self/mounts").read_text()
+    """Nor is it of a whole cluster: `make e2e` asks the same of the one that it ran on."""
+    before = Traces.of(place)
     open_machine(place)
-    change = "echo 1 > /proc/sys/vm/overcommit_memory; setsid sleep 1000 >/dev/null 2>&1 &"
+    own = namespaces_of(place)
+    change = """\
+echo 1 > /proc/sys/vm/overcommit_memory
+iptables -A INPUT -j ACCEPT
+ip link add left0 type bridge
+setsid sleep 1000 >/dev/null 2>&1 &
+"""
     run_inside(place, ["sh", "-c", change], timeout=30)
+    found = {line.split(":")[0] for line in Traces.of(place, own).since(before)}
+    # Its network and its mounts are its own even while it is open.
+    assert found == {"folders", "cgroups", "processes", "settings"}
     close_machine(place)
-    assert not place.state.exists()
-    assert setting.read_text() == before
-    assert Path("/proc/self/mounts").read_text() == mounts
-    assert [folder for folder in HOST_FOLDERS if Path(folder).exists()] == folders
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/{place.cgroup}"))
+    assert Traces.of(place, own).since(before) == []
 
 
 @needs_root
