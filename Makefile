@@ -112,13 +112,13 @@ cluster-down: ## end it; nothing is left but the programs in ~/.cache/gpucost
 .PHONY: e2e
 e2e: ## the steps on that node, or on the cluster of KUBECONFIG; STEP=words for some of them
 	@scripts/bootstrap.sh python compiler cluster
-	$(CLUSTER) run $(PY) -m pytest tests/e2e $(if $(STEP),-k '$(STEP)')
+	$(CLUSTER) run $(PY) -m pytest -rP tests/e2e $(if $(STEP),-k '$(STEP)')
 
 .PHONY: e2e-long
 e2e-long: $(if $(STEP),,deaths) ## what takes long: a thousand deaths; KEDA, prometheus-operator, upgrades on the node
 	@scripts/bootstrap.sh python compiler cluster
 	$(CLUSTER) programs --operators
-	$(CLUSTER) run $(PY) -m pytest tests/e2e -m slow $(if $(STEP),-k '$(STEP)')
+	$(CLUSTER) run $(PY) -m pytest -rP tests/e2e -m slow $(if $(STEP),-k '$(STEP)')
 
 .PHONY: lock
 lock: ## resolve the locked requirements again (UPGRADE=1: to the newest versions)

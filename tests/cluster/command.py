@@ -75,8 +75,8 @@ def up(place: Place) -> None:
     """Build what is missing, open the machine, start everything, say how to use it."""
     prerequisites.require(place)
     _programs(place)
-    begin = time.monotonic()
-    if not is_open(place):
+    begin, new = time.monotonic(), not is_open(place)
+    if new:
         open_machine(place)
     done = subprocess.run(
         [*entering(place), sys.executable, "-m", "cluster", "inside"],
@@ -94,7 +94,10 @@ def up(place: Place) -> None:
         )
     )
     place.kubectl.chmod(0o755)
-    programs.say(f"up in {time.monotonic() - begin:.0f} s. Ask it:")
+    took = time.monotonic() - begin
+    if new:
+        place.up_seconds.write_text(f"{took:.1f}")
+    programs.say(f"up in {took:.0f} s. Ask it:")
     print(f"  {place.kubectl} get pods -A")
 
 

@@ -98,6 +98,11 @@ class Place:
         return self.pki / "admin.kubeconfig"
 
     @property
+    def up_seconds(self) -> Path:
+        """Says how long it took from nothing to a node that runs pods."""
+        return self.state / "up-seconds"
+
+    @property
     def kubectl(self) -> Path:
         """A kubectl that works from outside: it enters the machine first."""
         return self.state / "kubectl"

@@ -398,6 +398,36 @@ def test_shares_sum_to_1_however_devices_are_held(
         assert all(ratio >= 0 for ratio in ratios)
 
 
+@given(
+    st.dictionaries(
+        st.sampled_from(("x/one#1", "x/one#2", "x/two#1", "y/three#1")),
+        st.tuples(
+            st.floats(0.01, 1),
+            st.sets(st.sampled_from((ADA, BOB, Holder("x", "y", "z"))), min_size=1),
+        ),
+    )
+)
+def test_a_share_of_a_size_costs_its_pods_that_and_all_shares_together_one_gpu_at_most(
+    claims: dict[str, tuple[float, set[Holder]]],
+) -> None:
+    shares, problems = shares_of(
+        *(
+            Holding(holder, "", "GPU-aaaa", claim, shareable=True, fraction=part)
+            for claim, (part, holders) in claims.items()
+            for holder in holders
+        )
+    )
+    reserved: dict[Holder, float] = {}
+    for part, holders in claims.values():
+        for holder in holders:
+            reserved[holder] = reserved.get(holder, 0.0) + part / len(holders)
+    more = max(1.0, math.fsum(reserved.values()))
+    charged = {share.holder: share.ratio for share in shares if share.holder is not None}
+    assert charged == {holder: pytest.approx(part / more) for holder, part in reserved.items()}
+    assert math.fsum(share.ratio for share in shares) == pytest.approx(1)
+    assert problems == []
+
+
 def test_problems_say_what_to_do() -> None:
     problems: tuple[Problem, ...]
     _, problems = attribute((WHOLE,), Holdings(held("GPU-x", "GPU-aaaa::0")))
