@@ -117,6 +117,11 @@ class _Api:
             float(figures["process_resident_memory_bytes"]),
         )
 
+    def nodes_are_ready(self) -> bool:
+        nodes = self.ask("GET", "/api/v1/nodes?labelSelector=type=kwok")["items"]
+        conditions = [one for node in nodes for one in node["status"].get("conditions", ())]
+        return sum((one["type"], one["status"]) == ("Ready", "True") for one in conditions) == NODES
+
     def runs(self) -> bool:
         """Whether the whole crowd runs: none of it is to be found that waits."""
         return not self.ask("GET", f"{_CROWD}?fieldSelector=status.phase=Pending&limit=1")["items"]
@@ -156,7 +161,7 @@ def _crowd(api: _Api, kube: Kube, folder: Path) -> Iterator[None]:
     with _started([["kwok", *_kwok(folder)]], folder / "kwok.log", [{}]):
         try:
             api.ask_all(("POST", "/api/v1/nodes", _node(index)) for index in range(NODES))
-            kube.wait("the nodes are ready", lambda: _ready(kube) >= NODES)
+            kube.wait("the nodes are ready", api.nodes_are_ready)
             kube("create", "namespace", "crowd")
             accounts = "/api/v1/namespaces/crowd/serviceaccounts"
             kube.wait("its account", lambda: api.ask("GET", accounts)["items"])
@@ -180,7 +185,13 @@ def _kwok(folder: Path) -> Iterator[str]:
             {
                 "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
                 "kind": "KwokConfiguration",
-                "options": {"podPlayStageParallelism": AT_ONCE, "nodeLeaseDurationSeconds": 40},
+                "options": {  # none has a default in a file
+                    "nodeLeaseDurationSeconds": 40,
+                    "nodeLeaseParallelism": AT_ONCE,
+                    "nodePlayStageParallelism": AT_ONCE,
+                    "podPlayStageParallelism": AT_ONCE,
+                    "podsOnNodeSyncParallelism": AT_ONCE,
+                },
             }
         )
     )
@@ -229,10 +240,6 @@ def _started(
                 process.terminate()
             for process in processes:
                 process.wait(60)
-
-
-def _ready(kube: Kube) -> int:
-    return kube("get", "nodes", "-l", "type=kwok", "--no-headers").count(" Ready ")
 
 
 def _node(index: int) -> dict[str, Any]:
