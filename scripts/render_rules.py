@@ -206,7 +206,7 @@ class Settings(_Section, frozen=True):
     """The whole file."""
 
     interval: Duration = "1m"
-    runbook_url: Text = "https://gpucost.io/runbook"
+    runbook_url: Text = "rules/RUNBOOK.md"
     grafana_url: Text = ""
     thresholds: Thresholds = Thresholds()
     overrides: tuple[Override, ...] = ()
@@ -518,7 +518,7 @@ def _changed(text: str, settings: Settings) -> str:
         text = text.replace('workload=~"none"', _selector({"workload": scaled})[1:-1])
     text = re.sub(r"(?m)^    interval: \S+$", f"    interval: {settings.interval}", text)
     text = text.replace(
-        "runbook_url: https://gpucost.io/runbook#", f"runbook_url: {settings.runbook_url}#"
+        "runbook_url: rules/RUNBOOK.md#", f"runbook_url: {settings.runbook_url}#"
     )
     text = text.replace("dashboard_url: '/d/", f"dashboard_url: '{settings.grafana_url}/d/")
     for name, alert in settings.alerts.items():

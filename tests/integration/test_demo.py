@@ -156,7 +156,7 @@ def test_an_idle_gpu_pages_through_alertmanager_with_its_money(running: Demo) ->
     value = cast("list[str]", cost["value"])[1]
     assert f"wastes ${float(value):.2f} a month" in running.output
     assert "Pod notebooks/ada-0 (Notebook ada, team research) has left" in running.output
-    assert "https://gpucost.io/runbook#gpuidle" in running.output
+    assert "rules/RUNBOOK.md#gpuidle" in running.output
 
 
 def test_every_rule_evaluates_without_an_error(running: Demo) -> None:

@@ -82,7 +82,7 @@ def test_an_alert_has_words_links_and_a_severity() -> None:
         assert set(notes) == {"summary", "description", "runbook_url", "dashboard_url"}, name
         assert notes["summary"].endswith("."), name
         assert "{{" not in notes["summary"], f"{name}: a summary is a subject line, without values"
-        assert notes["runbook_url"] == f"https://gpucost.io/runbook#{name.lower()}"
+        assert notes["runbook_url"] == f"rules/RUNBOOK.md#{name.lower()}"
         assert notes["dashboard_url"].startswith("/d/gpucost-")
         # What is sent as money is printed as money, never as 12.3k or 2.1m.
         assert not re.search(r"\$value \| humanize \}\}|\{\{ \$value \}\} USD", str(notes)), name

@@ -172,7 +172,7 @@ The rule files for the settings, as scripts/render_rules.py makes them; a test c
 {{- if .alert -}}
 {{- $change = default dict (get (default dict $settings.alerts) .alert) -}}
 {{- $notes := .annotations -}}
-{{- $_ := set $notes "runbook_url" (replace "https://gpucost.io/runbook#" (printf "%s#" $settings.runbook_url) $notes.runbook_url) -}}
+{{- $_ := set $notes "runbook_url" (replace "rules/RUNBOOK.md#" (printf "%s#" $settings.runbook_url) $notes.runbook_url) -}}
 {{- $_ := set $notes "dashboard_url" (printf "%s%s" $settings.grafana_url $notes.dashboard_url) -}}
 {{- end -}}
 {{- if ne (toString $change.enabled) "false" -}}
