@@ -85,6 +85,11 @@ accuracy: ## how exact the bill is: known truth, the real core, a real Prometheu
 	@scripts/bootstrap.sh python prometheus
 	@PYTHONPATH=tests $(PY) tests/accuracy/run.py $(ARGUMENTS)
 
+.PHONY: accuracy-month
+accuracy-month: ## how exact the rules' month to date is, with ten days of retention (ARGUMENTS="--days 3")
+	@scripts/bootstrap.sh python prometheus
+	@PYTHONPATH=tests $(PY) tests/accuracy/month.py $(ARGUMENTS)
+
 .PHONY: fuzz
 fuzz: ## fuzz every parser and the HTTP server (RUNS inputs each, TARGETS some of them)
 	@scripts/bootstrap.sh python fuzz
