@@ -517,9 +517,7 @@ def _changed(text: str, settings: Settings) -> str:
     if scaled := tuple(sorted({it.workload for it in settings.scaling})):
         text = text.replace('workload=~"none"', _selector({"workload": scaled})[1:-1])
     text = re.sub(r"(?m)^    interval: \S+$", f"    interval: {settings.interval}", text)
-    text = text.replace(
-        "runbook_url: rules/RUNBOOK.md#", f"runbook_url: {settings.runbook_url}#"
-    )
+    text = text.replace("runbook_url: rules/RUNBOOK.md#", f"runbook_url: {settings.runbook_url}#")
     text = text.replace("dashboard_url: '/d/", f"dashboard_url: '{settings.grafana_url}/d/")
     for name, alert in settings.alerts.items():
         text = re.sub(
