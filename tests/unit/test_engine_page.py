@@ -129,6 +129,15 @@ def test_vllms_success_counts_every_end_and_the_outcomes_are_told_apart() -> Non
     assert (counts[Count.SUCCESS], counts[Count.FAILURE], counts[Count.ABORTED]) == (91, 3, 6)
 
 
+def test_an_outcome_that_has_not_happened_is_not_looked_for_under_another_name() -> None:
+    """V0 makes the series of a reason at its first request; the histogram counts aborted ones."""
+    counts = one("""\
+vllm:request_success_total{finished_reason="abort",model_name="m"} 2
+vllm:e2e_request_latency_seconds_count{model_name="m"} 2
+""").totals()
+    assert counts == {Count.ABORTED: 2}
+
+
 def test_vllms_created_times_and_its_histogram_named_total_are_not_counted() -> None:
     counts = one(VLLM).totals()
     assert (counts[Count.PROMPT], counts[Count.OUTPUT]) == (5000, 800)

@@ -206,8 +206,13 @@ def _joined(
 def _counters(
     row: Reads, figure: Sequence[Terms], samples: _Samples
 ) -> dict[str, dict[int, float]]:
-    """A count's series by served model, of its first alternative that the page has."""
-    for terms in figure:
+    """A count's series by served model, of its first alternative that the page has.
+
+    It has one too whose name is there and none of whose series fits: a server that makes a series
+    of an outcome when it first happens has not had this one. Another alternative of the same name
+    is asked all the same.
+    """
+    for place, terms in enumerate(figure):
         found: dict[str, dict[int, float]] = {}
         for term in terms:
             for labels, value in _taken(row, term, samples):
@@ -215,7 +220,8 @@ def _counters(
                     raise _malformed(f"{term.name} is {value:g}, and a counter cannot be")
                 name = _series_name(term.name, labels)
                 found.setdefault(_model(row, labels), {})[name] = value * term.scale
-        if found:
+        later = {term.name for it in figure[place + 1 :] for term in it}
+        if found or any(term.name in samples and term.name not in later for term in terms):
             return found
     return {}
 
