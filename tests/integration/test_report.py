@@ -7,7 +7,11 @@ import io
 import json
 import subprocess
 import sys
+import time
 from collections import defaultdict
+from email.utils import formatdate
+from http import HTTPStatus
+from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -291,6 +295,41 @@ def test_without_rules_the_counters_are_asked_and_the_head_says_so(
     kinds = {it["kind"] for it in found["remarks"]}
     assert {"no_rules", "missing", "no_pending"} <= kinds
     assert any(it["kind"] == "free_idle" for it in found["actions"])
+
+
+def test_what_the_data_lacks_is_said_in_the_head(played: Month) -> None:
+    """History that begins later than was asked for, and a server whose clock is off."""
+
+    def late(handler: Handler) -> None:
+        connection = HTTPConnection("127.0.0.1", played.prometheus.port, timeout=60)
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        connection.request("POST", handler.path, handler.body, form)
+        body = connection.getresponse().read()
+        connection.close()
+        handler.send_response_only(HTTPStatus.OK)
+        handler.send_header("Date", formatdate(time.time() - 600.0, usegmt=True))
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    with serving(late) as server:
+        done = run(
+            played,
+            *("--prometheus", server.url.removesuffix("/metrics"), "--format", "json"),
+            *("--from", "2026-01-10", "--to", "2026-01-15"),
+        )
+    found = json.loads(done.stdout)
+    remarks = {it["kind"]: it["text"] for it in found["remarks"]}
+    assert "begins 2 days after --from" in remarks["short_history"]
+    assert "no office hours are looked for" in remarks["less_than_a_week"]
+    assert "600 s behind" in remarks["clock_skew"]
+    assert "no_ledger" in remarks, "the ledgers were not watched two days before"
+    assert found["scope"]["seen_hours"] == 72
+    assert found["total"]["usd"] == pytest.approx(played.usd / 10, rel=0.05)
+    assert found["total"]["usd_per_month"] == pytest.approx(
+        found["total"]["usd"] * 730 / 72, rel=1e-6
+    )
+    assert all(it["kind"] != "office_hours" for it in found["actions"])
 
 
 def test_the_names_of_the_fleet_are_those_of_one_cluster(report: Json) -> None:

@@ -305,13 +305,14 @@ def _reason(
                 " billed"
             )
         return "not in the ledger: nodes without the exporter, or outside of this scope"
-    if abs(factor - 1) <= AGREES:
+    hours_differ = billed_hours and hours and abs(billed_hours / hours - 1) > AGREES
+    if abs(factor - 1) <= AGREES and not hours_differ:
         return "they agree"
     words = []
     missing = [row.day for row in rows if row.ledger_usd is None or row.invoice_usd is None]
     if missing:
         words.append(f"only one of them has {len(missing)} of {len(rows)} days")
-    if billed_hours and hours and abs(billed_hours / hours - 1) > AGREES:
+    if billed_hours and hours and hours_differ:
         words.append(
             f"the invoice has {billed_hours:.0f} node hours and the ledger {hours:.0f}: nodes"
             f" {'without the exporter' if billed_hours > hours else 'of another account'}, or time"

@@ -123,7 +123,9 @@ class Observer:
             return None
         often = max(counts.values())
         seconds = HOUR / often
-        begun = min(counts)
+        # The hour in which recording began is no hour of it.
+        begun = min(at for at, count in counts.items() if count >= often / 2)
+        counts = {at: count for at, count in counts.items() if at >= begun}
         if begun > self.start:
             self._note(
                 "short_history",

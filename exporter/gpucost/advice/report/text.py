@@ -142,7 +142,7 @@ def terminal(report: Report, width: int) -> str:
 
 
 def _terminal(report: Report, width: int) -> Iterator[str]:
-    yield f"GPU cost report  {heading(report)}"
+    yield _clean(f"GPU cost report  {heading(report)}")
     yield ""
     for name, value in summary(report):
         yield f"  {name:<18} {value}"
@@ -150,7 +150,9 @@ def _terminal(report: Report, width: int) -> Iterator[str]:
         yield ""
         yield "About these figures"
         for remark in report.remarks:
-            yield textwrap.fill(remark.text, width, initial_indent="  - ", subsequent_indent="    ")
+            yield textwrap.fill(
+                _clean(remark.text), width, initial_indent="  - ", subsequent_indent="    "
+            )
     yield ""
     yield "What to do, by what it saves a month"
     if not report.actions:
@@ -158,7 +160,7 @@ def _terminal(report: Report, width: int) -> Iterator[str]:
     for it in report.actions:
         over = "  (over by now)" if it.ended else ""
         yield textwrap.fill(
-            f"{it.title}{over}",
+            _clean(f"{it.title}{over}"),
             width,
             initial_indent=f"{it.rank:>3}  {money(it.usd_per_month):>12}  ",
             subsequent_indent=" " * 19,
@@ -166,10 +168,12 @@ def _terminal(report: Report, width: int) -> Iterator[str]:
         words = f"{it.do} {it.why} Confidence {it.confidence}, risk {it.risk}: {it.risk_words}"
         if it.expected:
             words += f" Expected: {it.expected}"
-        yield textwrap.fill(words, width, initial_indent=" " * 19, subsequent_indent=" " * 19)
+        yield textwrap.fill(
+            _clean(words), width, initial_indent=" " * 19, subsequent_indent=" " * 19
+        )
         for other in it.instead[:3]:
             yield textwrap.fill(
-                f"or: {other.title}, {money(other.usd_per_month)} a month",
+                _clean(f"or: {other.title}, {money(other.usd_per_month)} a month"),
                 width,
                 initial_indent=" " * 19,
                 subsequent_indent=" " * 23,
