@@ -3,8 +3,9 @@
 DRA: the kubelet names a claim's devices by pool and name. The driver's ResourceSlices say which GPU
 or MIG device that is, the claim what of it a container asked for, whether it holds it at all, and
 how much of it where several claims share it.
-HAMi: the pod's annotation names GPU and part, and the kubelet's ids say nothing. And what only an
-ordinary init container asked for is held until the pod ends, and the kubelet lists it for nobody.
+HAMi: the pod's annotation names GPU and part, and the kubelet's ids say nothing.
+And what an ordinary init container asked for beyond the containers after it is held until the pod
+ends, and the kubelet lists it for nobody.
 """
 
 from __future__ import annotations
@@ -102,39 +103,56 @@ def with_reserved(
     return replace(holdings, holdings=tuple(kept))
 
 
-def holds_unlisted(pod: Pod) -> bool:
-    """Whether a pod asks for GPUs in ordinary init containers only.
+def may_hold_unlisted(pod: Pod) -> bool:
+    """Whether ordinary init containers of a pod ask for GPUs.
 
     The kubelet keeps their devices for the pod (its containers after them may use them again), and
     its pod-resources API leaves them out (kubernetes pkg/kubelet/apis/podresources).
     """
+    return not pod.finished and (bool(pod.init_gpus) or _asks_by_init_alone(pod))
+
+
+def _asks_by_init_alone(pod: Pod) -> bool:
     ordinary = {status.name for status in pod.containers if status.init}
-    return bool(pod.gpu_containers) and not pod.finished and ordinary.issuperset(pod.gpu_containers)
+    return bool(pod.gpu_containers) and ordinary.issuperset(pod.gpu_containers)
 
 
 def with_unlisted(
     holdings: Holdings, pods: Mapping[tuple[str, str], Pod] | None
 ) -> tuple[Holdings, tuple[Problem, ...]]:
     """The holdings, where what is held and listed for nobody counts as unresolved."""
-    listed = {(it.holder.namespace, it.holder.pod) for it in holdings.holdings}
-    unlisted = sorted(
-        f"{pod.namespace}/{pod.name}"
-        for key, pod in (pods or {}).items()
-        if key not in listed and holds_unlisted(pod)
-    )
+    listed: dict[tuple[str, str], dict[str, set[str]]] = {}
+    for it in holdings.holdings:
+        of_pod = listed.setdefault((it.holder.namespace, it.holder.pod), {})
+        of_pod.setdefault(it.resource, set()).add(it.device_id)
+    unlisted: dict[str, int] = {}
+    for key, pod in (pods or {}).items():
+        if may_hold_unlisted(pod) and (count := _unlisted(pod, listed.get(key))):
+            unlisted[f"{pod.namespace}/{pod.name}"] = count
     if not unlisted:
         return holdings, ()
-    return replace(holdings, unresolved=holdings.unresolved + len(unlisted)), (
+    names = sorted(unlisted)
+    return replace(holdings, unresolved=holdings.unresolved + sum(unlisted.values())), (
         Problem(
             source="kubelet",
             kind="init_container",
-            message="Only init containers ask for a GPU, which the kubelet keeps for the pod and"
-            f" lists for nobody: {', '.join(unlisted[:_SHOWN])}"
-            + (f" and {len(unlisted) - _SHOWN} more" if len(unlisted) > _SHOWN else ""),
+            message="Init containers asked for more GPUs than the containers after them, which the"
+            f" kubelet keeps for the pod and lists for nobody: {', '.join(names[:_SHOWN])}"
+            + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""),
             remedy="Free GPUs count as unattributed until the pod ends. Let the container that"
-            " goes on ask for the GPU.",
+            " goes on ask for the GPUs.",
         ),
     )
+
+
+def _unlisted(pod: Pod, listed: Mapping[str, set[str]] | None) -> int:
+    """How many devices a pod holds beyond those it is listed for, by resource."""
+    if listed is None:
+        # One that asks otherwise too has not been given any yet.
+        return max(sum(pod.init_gpus.values()), 1) if _asks_by_init_alone(pod) else 0
+    if pod.claims or pod.reserved:
+        return 0  # listed by other names than it asked by
+    return sum(max(0, count - len(listed.get(name, ()))) for name, count in pod.init_gpus.items())
 
 
 def _granted(

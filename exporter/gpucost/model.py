@@ -353,8 +353,9 @@ class Pod(Value, frozen=True):
     """A pod of this node as the API server shows it.
 
     `ready_probe` is True where any container has a readiness probe. `gpu_containers` are the
-    containers that ask for a GPU resource. `labels` and `annotations` hold only those that
-    the settings allow to be published.
+    containers that ask for a GPU resource; `init_gpus` says of each such resource the most that one
+    of its ordinary init containers asks for. `labels` and `annotations` hold only those that the
+    settings allow to be published.
     """
 
     namespace: str
@@ -370,6 +371,7 @@ class Pod(Value, frozen=True):
     deleted: bool = False
     containers: tuple[ContainerStatus, ...] = ()
     gpu_containers: tuple[str, ...] = ()
+    init_gpus: Mapping[str, int] = {}
     labels: Mapping[str, str] = {}
     annotations: Mapping[str, str] = {}
     claims: tuple[ContainerClaim, ...] = ()

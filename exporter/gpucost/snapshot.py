@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpucost.attribution import DeviceIndex
-from gpucost.claims import holds_unlisted, resolved, with_reserved, with_unlisted
+from gpucost.claims import may_hold_unlisted, resolved, with_reserved, with_unlisted
 from gpucost.merge import merge_devices
 from gpucost.model import (
     Device,
@@ -241,7 +241,7 @@ class Gatherer:
     def _is_said_by_pods(self, pods: Mapping[tuple[str, str], Pod] | None) -> bool:
         """Whether any pod holds what the kubelet does not say, or says in no device's name."""
         if self._reserving[0] is not pods:
-            found = any(pod.reserved or holds_unlisted(pod) for pod in (pods or {}).values())
+            found = any(pod.reserved or may_hold_unlisted(pod) for pod in (pods or {}).values())
             self._reserving = (pods, found)
         return self._reserving[1]
 

@@ -169,19 +169,43 @@ def test_a_pod_that_the_kubelet_does_not_list_holds_nothing_it_reserved() -> Non
     assert with_reserved(Holdings(), (GPU,), shown).holdings == ()
 
 
+GPUS = "nvidia.com/gpu"
+
+
 def test_what_only_an_init_container_asked_for_is_held_and_listed_for_nobody() -> None:
     init = (ContainerStatus("fetch", init=True), ContainerStatus("main", running=True))
-    asking = pod(ADA, gpu_containers=("fetch",), containers=init)
+    asking = pod(ADA, gpu_containers=("fetch",), containers=init, init_gpus={GPUS: 2})
+    by_claim = replace(asking, init_gpus={}, claims=(ContainerClaim("fetch", "research/one"),))
     key = ("research", "ada")
-    held, (problem,) = with_unlisted(Holdings(), {key: asking})
-    assert held.unresolved == 1
-    assert "research/ada" in problem.message
-    listed = Holdings((Holding(ADA, "nvidia.com/gpu", "GPU-a"),))
+    for shown, count in ((asking, 2), (by_claim, 1)):
+        held, (problem,) = with_unlisted(Holdings(), {key: shown})
+        assert held.unresolved == count
+        assert "research/ada" in problem.message
+    listed = Holdings((Holding(ADA, GPUS, "GPU-a"), Holding(ADA, GPUS, "GPU-b")))
     for holdings, shown in (
         (listed, asking),
         (Holdings(), replace(asking, phase="Succeeded")),
         (Holdings(), replace(asking, gpu_containers=("fetch", "main"))),
-        (Holdings(), replace(asking, gpu_containers=())),
+        (Holdings(), replace(asking, gpu_containers=(), init_gpus={})),
         (Holdings(), replace(asking, containers=())),
     ):
         assert with_unlisted(holdings, {key: shown}) == (holdings, ())
+
+
+def test_what_an_init_container_asked_for_beyond_the_others_is_held_too() -> None:
+    init = (ContainerStatus("fetch", init=True), ContainerStatus("main", running=True))
+    asking = pod(
+        ADA, gpu_containers=("fetch", "main"), containers=init, init_gpus={GPUS: 4, "x/mig": 1}
+    )
+    listed = Holdings((Holding(ADA, GPUS, "GPU-a"), Holding(ADA, "x/mig", "MIG-a")))
+    held, (problem,) = with_unlisted(listed, {("research", "ada"): asking})
+    assert held.unresolved == 3
+    assert "research/ada" in problem.message
+    for other in (
+        {"init_gpus": {GPUS: 1}},
+        {"phase": "Failed"},
+        {"claims": (ContainerClaim("main", "research/one"),)},  # of DRAExtendedResource
+        {"reserved": (Reserved("main", "GPU-a", 1),)},
+    ):
+        shown = {("research", "ada"): replace(asking, **other)}
+        assert with_unlisted(listed, shown) == (listed, ())

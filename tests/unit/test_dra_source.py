@@ -13,7 +13,6 @@ from gpucost.config import Kubernetes
 from gpucost.model import Claimable, Claimed, ClaimResult, Holder
 from gpucost.sources.base import SourceError
 from gpucost.sources.dra import DraSource
-from gpucost.sources.dra_objects import amount_of
 from gpucost.sources.kube_watch import Pace
 from kube_api import KubeApiServer
 
@@ -170,22 +169,6 @@ def test_capacity_and_what_a_claim_consumes_of_it_are_read(server: KubeApiServer
     assert read.devices["gpu-1", "gpu-0"].capacity == {"memory": 80 << 30, "multiprocessors": 132}
     (result,) = read.claims["ml/one"]
     assert result.consumed == {"memory": 20 << 30, "multiprocessors": 0}
-
-
-@pytest.mark.parametrize(
-    ("quantity", "amount"),
-    [
-        ("0", 0), ("132", 132), (7, 7), ("1.5", 1.5), ("+2", 2), (".5Gi", 1 << 29), ("5.", 5),
-        ("80Gi", 80 << 30), ("81920Mi", 80 << 30), ("1Ki", 1024), ("3k", 3000), ("2M", 2e6),
-        ("12e6", 12e6), ("1E3", 1000), ("1E", 1e18), ("1Ei", 1 << 60), ("250m", 0.25),
-        ("", None), ("Gi", None), ("-1", None), ("1 Gi", None), ("1gi", None), ("inf", None),
-        ("1e999", None), ("1Gib", None), ("\u0661", None),
-    ],
-)  # fmt: skip
-def test_quantities_are_read_as_kubernetes_writes_them(
-    quantity: str | int, amount: float | None
-) -> None:
-    assert amount_of(quantity) == amount
 
 
 def test_a_cluster_without_dra_says_so(server: KubeApiServer) -> None:

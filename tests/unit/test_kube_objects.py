@@ -188,6 +188,22 @@ class TestPod:
         found = {"metadata": {"name": "p"}, "spec": spec}
         assert parse_pod(found, SETTINGS).ready_probe is expected
 
+    def test_of_each_gpu_resource_the_most_that_an_ordinary_init_container_asks_for(self) -> None:
+        def asks(name: str, restart: str | None = None, **limits: str | int) -> dict[str, Any]:
+            gpus = {f"nvidia.com/{it.replace('_', '-')}": count for it, count in limits.items()}
+            return {"name": name, "resources": {"limits": gpus}, "restartPolicy": restart}
+
+        init = [
+            asks("a", gpu="2"),
+            asks("b", gpu=3, cpu="9"),
+            asks("c", mig_1g="1"),
+            asks("side", "Always", gpu="8"),
+            {"name": "d"},
+        ]
+        spec = {"initContainers": init, "containers": [asks("main", gpu="1")]}
+        found = parse_pod({"metadata": {"name": "p"}, "spec": spec}, SETTINGS)
+        assert found.init_gpus == {"nvidia.com/gpu": 3, "nvidia.com/mig-1g": 1}
+
     @pytest.mark.parametrize(
         ("resources", "expected"),
         [

@@ -14,6 +14,7 @@ import msgspec
 from gpucost.model import Claimable, ClaimResult
 from gpucost.sources.gpu_resources import DRA_DRIVER
 from gpucost.sources.kube_objects import ListMeta, ObjectMeta, Wire
+from gpucost.sources.quantity import Quantity, amount_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,22 +25,6 @@ takes of its parent (NVIDIA/k8s-dra-driver-gpu, cmd/gpu-kubelet-plugin/partition
 
 _NAMED_PLACEMENT = re.compile(r"gpu-[0-9]+-mig-.+-[0-9]+-([0-9]{1,3})")
 """The same in the device's name (mig.go: parent, profile, profile id, start)."""
-
-
-Quantity = str | int | float
-"""As JSON has it: a string, unless someone wrote a bare number."""
-
-_SUFFIXES = {
-    "": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3,
-    "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
-    "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50, "Ei": 2.0**60,
-}  # fmt: skip
-_QUANTITY = re.compile(
-    r"\+?(?P<number>(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[eE][+-]?[0-9]{1,2})?)"
-    rf"(?P<suffix>{'|'.join(_SUFFIXES)})"
-)
-"""What a quantity is that is not negative
-(https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/)."""
 
 
 class _Attribute(Wire):
@@ -172,12 +157,6 @@ def _amounts(quantities: Mapping[str, Quantity]) -> dict[str, float]:
     """Quantities by name, those that are none left out."""
     amounts = {_own(name): amount_of(quantity) for name, quantity in quantities.items()}
     return {name: amount for name, amount in amounts.items() if amount is not None}
-
-
-def amount_of(quantity: Quantity) -> float | None:
-    """A quantity of Kubernetes as a number; None where it is not one, or is negative."""
-    found = _QUANTITY.fullmatch(str(quantity))
-    return None if found is None else float(found["number"]) * _SUFFIXES[found["suffix"]]
 
 
 def _placement(name: str, facts: _Facts) -> int | None:

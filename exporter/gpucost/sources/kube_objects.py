@@ -31,6 +31,7 @@ from gpucost.sources.node_labels import (
     provider_of,
     zone_of,
 )
+from gpucost.sources.quantity import Quantity, amount_of
 from gpucost.sources.workloads import Owner, PodIdentity, workload_of
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ class _ClaimUse(Wire):
 
 
 class _Resources(Wire):
-    limits: dict[str, str | float | None] | None = None
-    requests: dict[str, str | float | None] | None = None
+    limits: dict[str, Quantity | None] | None = None
+    requests: dict[str, Quantity | None] | None = None
     claims: list[_ClaimUse] | None = None
 
 
@@ -344,6 +345,7 @@ def pod_of(
         deleted=meta.deletion_timestamp is not None,
         containers=_statuses(status, {c.name for c in init if not c.restartable}),
         gpu_containers=asking,
+        init_gpus=_most_asked((c for c in init if not c.restartable), resource_names),
         labels=_published(labels, settings.published_labels),
         annotations=_published(annotations, (EXEMPT_ANNOTATION, *settings.published_annotations)),
         reserved=hami.parse_reserved(
@@ -462,11 +464,29 @@ def _asks_for_gpu(container: _Container, resource_names: Collection[str]) -> boo
     resources = container.resources
     if resources is None:
         return False
+    return bool(resources.claims or _gpus_asked(resources, resource_names))
+
+
+def _gpus_asked(resources: _Resources, resource_names: Collection[str]) -> dict[str, int]:
+    """How many of each GPU resource."""
     asked = {**(resources.requests or {}), **(resources.limits or {})}
-    return bool(resources.claims) or any(
-        is_gpu_resource(name, resource_names) and quantity not in (None, 0, "0")
+    return {
+        name: round(amount_of(quantity) or 1)
         for name, quantity in asked.items()
-    )
+        if is_gpu_resource(name, resource_names) and quantity not in (None, 0, "0")
+    }
+
+
+def _most_asked(
+    containers: Iterable[_Container], resource_names: Collection[str]
+) -> dict[str, int]:
+    """Of each GPU resource, the most that one of these containers asks for."""
+    most: dict[str, int] = {}
+    for container in containers:
+        if container.resources is not None:
+            for name, count in _gpus_asked(container.resources, resource_names).items():
+                most[name] = max(most.get(name, 0), count)
+    return most
 
 
 def _claims(namespace: str, spec: _PodSpec, status: _PodStatus) -> tuple[ContainerClaim, ...]:
