@@ -16,6 +16,7 @@ from cluster.place import NODE, ROOT
 from e2e.bill import COMES_AND_GOES, bill
 from e2e.kube import gpu_pod, run, upgrade
 from e2e.pace import EDGE_SECONDS
+from gpucost.model import NODE_STATES
 
 if TYPE_CHECKING:
     from collections.abc import ItemsView, Iterator, Mapping
@@ -280,20 +281,23 @@ def test_an_init_containers_gpu_is_its_pods_and_a_sidecar_pays_for_its_own(
     assert containers["proxy"] - COMES_AND_GOES == {"idle"}
 
 
-def test_a_gpu_that_only_an_init_container_asks_for_is_nobodys_to_the_kubelet_and_said(
-    sharers: Sharers,
+@pytest.mark.parametrize(("by_init", "by_main"), [(1, 0), (2, 1)])
+def test_a_gpu_that_an_init_container_asks_for_alone_is_nobodys_to_the_kubelet_and_said(
+    sharers: Sharers, by_init: int, by_main: int
 ) -> None:
-    pod = sharers.pod("prepared", ["idle"])
+    pod = sharers.pod("prepared", ["idle"], count=by_init)
     pod["spec"]["initContainers"] = [_beside(pod, "fetches", ["train", "--for", "5s"])]
-    pod["spec"]["containers"][0]["resources"] = {}
+    pod["spec"]["containers"][0]["resources"] = {"limits": {GPU: by_main}} if by_main else {}
     sharers.kube.apply(pod)
+    wait = ["wait", "pods", "--all", "--for=condition=Ready", "--timeout=120s"]
+    sharers.kube("-n", sharers.namespace, *wait, timeout=130)
     sharers.kube.wait("it is said", lambda: sharers.problems() == {"init_container": 1})
     before = sharers.node_seconds()
     sharers.kube.wait("time goes by", lambda: sharers.node_seconds() != before)
     after = sharers.node_seconds()
     spent = {state for state, seconds in after.items() if seconds > before.get(state, 0)}
-    assert spent == {"unattributed"}
-    assert sharers.shares() == {}
+    assert spent & {*NODE_STATES} == {"unattributed"}
+    assert sharers.shares() == ({("prepared", "exclusive"): by_main} if by_main else {})
     sharers.kube.delete_pod(sharers.namespace, "prepared")
     sharers.kube.wait("it is over", lambda: sharers.problems() == {})
 
