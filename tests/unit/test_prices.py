@@ -411,6 +411,45 @@ def test_one_model_has_many_names(stated: str, actual: str) -> None:
     assert is_model(stated, actual, NAMES)
 
 
+LABELLED = {
+    # cloud.google.com/gke-accelerator
+    "nvidia-tesla-t4": "Tesla T4",
+    "nvidia-tesla-p4": "Tesla P4",
+    "nvidia-tesla-p100": "Tesla P100-PCIE-16GB",
+    "nvidia-tesla-v100": "Tesla V100-SXM2-16GB",
+    "nvidia-tesla-a100": "NVIDIA A100-SXM4-40GB",
+    "nvidia-a100-80gb": "NVIDIA A100-SXM4-80GB",
+    "nvidia-l4": "NVIDIA L4",
+    "nvidia-h100-80gb": "NVIDIA H100 80GB HBM3",
+    "nvidia-h100-mega-80gb": "NVIDIA H100 80GB HBM3",
+    "nvidia-h200-141gb": "NVIDIA H200",
+    "nvidia-b200": "NVIDIA B200",
+    "nvidia-gb200": "NVIDIA GB200",
+    "nvidia-rtx-pro-6000": "NVIDIA RTX PRO 6000 Blackwell Server Edition",
+    # karpenter.k8s.aws/instance-gpu-name
+    "t4": "Tesla T4",
+    "t4g": "NVIDIA T4G",
+    "l4": "NVIDIA L4",
+    "l40s": "NVIDIA L40S",
+    "a10g": "NVIDIA A10G",
+    "v100": "Tesla V100-SXM2-32GB",
+    "a100": "NVIDIA A100-SXM4-40GB",
+    "h100": "NVIDIA H100 80GB HBM3",
+    "h200": "NVIDIA H200",
+    "b200": "NVIDIA B200",
+    "b300": "NVIDIA B300 SXM6 AC",
+    "rtx-pro-server-6000": "NVIDIA RTX PRO 6000 Blackwell Server Edition",
+    # gpu.nvidia.com/class (CoreWeave), nebius.com/gpu-name
+    "H100_NVLINK_80GB": "NVIDIA H100 80GB HBM3",
+    "H100": "NVIDIA H100 80GB HBM3",
+}
+
+
+@pytest.mark.parametrize("label", LABELLED)
+def test_a_model_may_be_stated_as_the_clouds_labels_have_it(label: str) -> None:
+    assert is_model(label, LABELLED[label], NAMES)
+
+
 @pytest.mark.parametrize(
     ("stated", "actual"),
     [
