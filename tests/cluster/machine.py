@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from cluster.place import Place
 
+REGISTER = Path("/run/gpucost-clusters")
+"""Names the state folders of the clusters on this machine, which share its kernel's settings."""
 CLOSE_SECONDS = 60
 LINGER_SECONDS = 5
 """The namespace goes when `unshare` has seen its child's end."""
@@ -56,7 +59,7 @@ def open_machine(place: Place) -> None:
     """
     close_machine(place, keep_logs=True)
     place.state.mkdir(parents=True, exist_ok=True)
-    place.kernel.write_text(json.dumps(_kernel_settings()))
+    place.kernel.write_text(json.dumps(_kernel_settings_before(place)))
     _make_folders(place)
     for folder in _cgroup_roots():
         (folder / place.cgroup).mkdir(exist_ok=True)
@@ -77,6 +80,8 @@ def open_machine(place: Place) -> None:
         raise ClusterError(f"the kernel refuses new namespaces ({said}). It takes full root")
     outer.returncode = 0  # it lives on without us, and must not be waited for
     place.holder.write_text(str(name_of(holder)))
+    REGISTER.mkdir(exist_ok=True)
+    (REGISTER / place.cgroup).write_text(str(place.state))
     binds = "".join(f"mount --bind {place.inside_of(folder)} {folder}\n" for folder in HOST_FOLDERS)
     script = f"""\
 set -e
@@ -129,8 +134,9 @@ def close_machine(place: Place, *, keep_logs: bool = False) -> None:
         time.sleep(0.05)
     for folder in _cgroup_roots():
         _remove_cgroup(folder / place.cgroup, deadline)
-    if place.kernel.exists():
+    if place.kernel.exists() and not _others(place):  # else the last of them does
         _restore_kernel(json.loads(place.kernel.read_text()))
+    _strike_off(place)
     if place.made.exists():
         _remove_folders(place.made.read_text().splitlines())
     if place.state.exists():
@@ -173,6 +179,27 @@ def _child_of(pid: int) -> int | None:
 def _kernel_settings() -> dict[str, str]:
     paths = {name: Path("/proc/sys", name) for name in KERNEL_SETTINGS}
     return {name: path.read_text().strip() for name, path in paths.items() if path.exists()}
+
+
+def _kernel_settings_before(place: Place) -> dict[str, str]:
+    """As they were without a cluster: where one is up, it knows."""
+    for other in _others(place):
+        known: dict[str, str] = json.loads(other.kernel.read_text())
+        return known
+    return _kernel_settings()
+
+
+def _others(place: Place) -> list[Place]:
+    """The other clusters that live on this machine."""
+    entries = list(REGISTER.iterdir()) if REGISTER.is_dir() else []
+    states = [Path(entry.read_text()) for entry in entries if entry.name != place.cgroup]
+    return [it for it in (replace(place, state=state) for state in states) if is_open(it)]
+
+
+def _strike_off(place: Place) -> None:
+    (REGISTER / place.cgroup).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # others are in it, or it is not there
+        REGISTER.rmdir()
 
 
 def _restore_kernel(before: dict[str, str]) -> None:

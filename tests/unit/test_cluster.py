@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster import machine as machine_module
 from cluster import prerequisites, programs
 from cluster.failure import ClusterError
 from cluster.identity import living, name_of
@@ -33,8 +34,13 @@ if TYPE_CHECKING:
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces take root")
 
 
+OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
+
+
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    # A cluster that is up on this machine is nothing to the machines of these tests.
+    monkeypatch.setattr(machine_module, "REGISTER", tmp_path / "clusters")
     return Place(state=tmp_path / "gpucost-unit", programs=tmp_path / "programs")
 
 
@@ -217,8 +223,8 @@ def test_nothing_is_left_when_it_is_closed(place: Place) -> None:
     before = Traces.of(place)
     open_machine(place)
     own = namespaces_of(place)
-    change = """\
-echo 1 > /proc/sys/vm/overcommit_memory
+    change = f"""\
+echo {_another(OVERCOMMIT.read_text())} > {OVERCOMMIT}
 iptables -A INPUT -j ACCEPT
 ip link add left0 type bridge
 setsid sleep 1000 >/dev/null 2>&1 &
@@ -246,6 +252,27 @@ def test_a_machine_that_is_closed_leaves_another_one_its_folders(
     finally:
         close_machine(other)
         _remove_folders(made)
+
+
+@needs_root
+def test_the_last_of_two_machines_puts_the_kernels_settings_back(
+    place: Place, tmp_path: Path
+) -> None:
+    before, other = OVERCOMMIT.read_text(), replace(place, state=tmp_path / "gpucost-other")
+    open_machine(place)
+    OVERCOMMIT.write_text(_another(before))
+    open_machine(other)
+    try:
+        close_machine(place)
+        assert OVERCOMMIT.read_text() == _another(before)
+    finally:
+        close_machine(other)
+    assert OVERCOMMIT.read_text() == before
+    assert not (tmp_path / "clusters").exists()
+
+
+def _another(setting: str) -> str:
+    return "1\n" if setting != "1\n" else "0\n"
 
 
 @needs_root
