@@ -224,7 +224,7 @@ def test_nothing_is_left_when_it_is_closed(place: Place) -> None:
     open_machine(place)
     own = namespaces_of(place)
     change = f"""\
-echo {_another(OVERCOMMIT.read_text())} > {OVERCOMMIT}
+echo {_another(OVERCOMMIT.read_text()).strip()} > {OVERCOMMIT}
 iptables -A INPUT -j ACCEPT
 ip link add left0 type bridge
 setsid sleep 1000 >/dev/null 2>&1 &
