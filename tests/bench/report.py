@@ -14,12 +14,14 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import resource
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,6 +138,21 @@ def fill(it: Prometheus, gpus: int, start: int, end: int) -> tuple[int, int]:
     return len(rows), count
 
 
+def cpu_seconds(port: int) -> float:
+    """Processor time that the Prometheus has used."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+        for line in answer.read().decode().splitlines():
+            if line.startswith("process_cpu_seconds_total "):
+                return float(line.split()[1])
+    raise ValueError("Prometheus does not tell its processor time")
+
+
+def own_cpu() -> float:
+    """Processor time of the reports that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def memory_kib(pid: int) -> int:
     """The most that a process has held resident; what its parent held at the fork is not its."""
     with suppress(OSError):
@@ -162,7 +179,7 @@ def main(gpus: int, days: int) -> None:
                 *("--from", f"{days}d", "--output", str(folder / "report.json")),
             ]
             for _ in range(2):
-                began = time.monotonic()
+                began, spent = time.monotonic(), (cpu_seconds(it.port), own_cpu())
                 process = subprocess.Popen(
                     command, env={**os.environ, "PYTHONPATH": str(ROOT / "exporter")}
                 )
@@ -173,6 +190,8 @@ def main(gpus: int, days: int) -> None:
                 if process.returncode:
                     sys.exit(f"gpucost report ended with {process.returncode}")
                 print(f"report_seconds {time.monotonic() - began:.1f} s <={GOAL_SECONDS}")
+                print(f"report_cpu {own_cpu() - spent[1]:.1f} s -")
+                print(f"report_prometheus_cpu {cpu_seconds(it.port) - spent[0]:.1f} s -")
                 print(f"report_memory {peak / 1024:.0f} MiB <={GOAL_MIB}", flush=True)
     finally:
         shutil.rmtree(folder)

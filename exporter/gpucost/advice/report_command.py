@@ -19,7 +19,7 @@ from gpucost.advice.connection import add_connection, add_span, connect, progres
 from gpucost.advice.report import focus, html, invoice, market, text
 from gpucost.advice.report.choose import actions, choose, spent_by
 from gpucost.advice.report.compose import compose
-from gpucost.advice.report.observe import Observer
+from gpucost.advice.report.observe import observe
 from gpucost.advice.report.questions import quoted
 from gpucost.config import ConfigError
 
@@ -117,7 +117,7 @@ def _facts(given: argparse.Namespace, *, by_node: bool) -> Facts:
     prometheus = connect(given)
     try:
         match = f"cluster={quoted(given.cluster)}" if given.cluster else ""
-        facts = Observer(prometheus, span_of(given), given.time_zone, match).facts(by_node=by_node)
+        facts = observe(prometheus, span_of(given), given.time_zone, match, by_node=by_node)
     finally:
         prometheus.close()
         tell("")

@@ -2,7 +2,8 @@
 
     questions -> Facts -> finders -> Actions -> selection -> Report -> page
 
-Only `observe.py` asks; all else is pure. Rules of the folder:
+`observe.py` asks, by way of `asking.py`; `market.py` and `invoice.py` read files; all else is pure.
+Rules of the folder:
 
 - A figure that is not known is None and is left out; what is missing is said in the report's head,
   with what that does to the figures.

@@ -73,6 +73,10 @@ def compose(
             nodes_usd=sum(line.total_usd for line in facts.lines if not line.key.namespace),
             by_ledger=facts.ledger_usd is not None,
             savings_usd_per_month=sum(it.usd_per_month for it in found),
+            savings_by_confidence={
+                level: sum(it.usd_per_month for it in found if it.action.confidence == level)
+                for level in ("high", "medium", "low")
+            },
         ),
         remarks=tuple(Remark(it.kind, it.text) for it in facts.notes),
         states=_states(facts.lines),

@@ -42,6 +42,9 @@ class Total(Struct, frozen=True):
     savings_usd_per_month: Annotated[
         float, Meta(description="of all actions together, every dollar once")
     ]
+    savings_by_confidence: Annotated[
+        dict[str, float], Meta(description="the same by high, medium, low; USD a month")
+    ]
 
 
 class StateUsd(Struct, frozen=True):

@@ -65,7 +65,7 @@ def _figures(report: Report) -> Html:
         figure(
             "Could be saved a month",
             f"${money(total.savings_usd_per_month)}",
-            f"{saved} of a month, each dollar once",
+            f"{saved} of a month; confidence: {text.by_confidence(report)}",
             "save",
         ),
         class_="figures",

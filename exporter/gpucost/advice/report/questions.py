@@ -42,7 +42,7 @@ MONTH_START = Question(
     "max by (month) (gpucost:billing_month_start:timestamp_seconds)",
     "month.yaml",
 )
-MONTH_WATCHED = Question("min(gpucost:month_watched_since:timestamp_seconds)", "month.yaml")
+MONTH_WATCHED = Question("max(gpucost:month_watched_since:timestamp_seconds)", "month.yaml")
 MONTH_COST = Question(
     f"max by ({KEY}) (last_over_time("
     'workload:gpucost_cost_usd:month_to_date{month="$month",$match}[15m]))',

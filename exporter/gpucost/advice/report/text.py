@@ -25,15 +25,20 @@ def summary(report: Report) -> list[tuple[str, str]]:
     """The figures at the top: name and value."""
     total = report.total
     spent, saved = total.usd, total.savings_usd_per_month
+    part = _part(saved, total.usd_per_month)
     return [
         ("spent", f"{money(spent)} USD, {money(total.usd_per_month)} a month"),
         ("wasted by holders", f"{money(total.waste_usd)} USD, {_part(total.waste_usd, spent)}"),
         ("borne by nodes", f"{money(total.nodes_usd)} USD, {_part(total.nodes_usd, spent)}"),
-        (
-            "could be saved",
-            f"{money(saved)} USD a month, {_part(saved, total.usd_per_month)} of it",
-        ),
+        ("could be saved", f"{money(saved)} USD a month, {part} of it ({by_confidence(report)})"),
     ]
+
+
+def by_confidence(report: Report) -> str:
+    """How sure the savings are."""
+    return ", ".join(
+        f"{level} {money(usd)}" for level, usd in report.total.savings_by_confidence.items() if usd
+    )
 
 
 def _part(usd: float, of: float) -> str:

@@ -1,0 +1,144 @@
+"""How many dollars, whose, and in which hours: by recorded rates and by the ledgers' own word."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from gpucost.advice.report import questions as ask
+from gpucost.advice.report.asking import days
+from gpucost.advice.report.fold import HOUR, Fold, by_ledger
+from gpucost.advice.report.questions import OFFSET_SECONDS, asked
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gpucost.advice.report.asking import Asker
+    from gpucost.advice.report.facts import Key, Line
+
+WHOLE_WEEK = 7 * 24
+_LEDGER_AGREES = 0.01
+
+
+class Evaluated(Struct, frozen=True):
+    """When rules were evaluated: the seconds that a sample stands for, and the hours seen."""
+
+    seconds: float
+    hours: tuple[float, ...]
+
+
+def evaluated(asker: Asker) -> Evaluated | None:
+    """How rules were evaluated; None where nothing is recorded. What is missing is noted."""
+    counts: dict[float, float] = {}
+    for rows in asker.hourly(ask.EVALUATIONS, ""):
+        for row in rows:
+            counts |= {round(at) - HOUR: value for at, value in row.points}
+    if not counts:
+        asker.note(
+            "no_rules",
+            "The rules of rules/ are not recorded here. Spend and its states come from the"
+            " exporters' counters; node pools, activity over time, unit costs and the ledgers'"
+            " own month are left out, and every query is heavier.",
+        )
+        return None
+    often = max(counts.values())
+    seconds = HOUR / often
+    # The hour in which recording began is no hour of it.
+    begun = min(at for at, count in counts.items() if count >= often / 2)
+    counts = {at: count for at, count in counts.items() if at >= begun}
+    if begun > asker.start:
+        asker.note(
+            "short_history",
+            f"The history begins {days(begun - asker.start)} after --from: the figures are of"
+            f" {days(asker.end - begun)}, and a month is reckoned from those.",
+        )
+    missing = sum(often - count for count in counts.values()) * seconds
+    missing += HOUR * (round((asker.end - begun) / HOUR) - len(counts))
+    if missing > _LEDGER_AGREES * (asker.end - begun):
+        asker.note(
+            "gaps",
+            f"Rules were not evaluated for {days(missing)} of {days(asker.end - begun)}: what"
+            " was spent then is known from the ledgers only, and its states are not.",
+        )
+    hours = tuple(sorted(counts))
+    if len(hours) < WHOLE_WEEK:
+        asker.note(
+            "less_than_a_week",
+            f"Only {days(len(hours) * HOUR)} were seen: no office hours are looked for, and a"
+            " month's savings are a guess from them.",
+        )
+    return Evaluated(seconds, hours)
+
+
+def cost(asker: Asker, evaluated: Evaluated | None) -> Fold:
+    """Every hour's dollars, by the recorded rates; where there are none, by the counters."""
+    if evaluated is None:
+        question, fold, start = ask.RAW_COST, Fold(asker.zone, 1.0), asker.start
+    else:
+        question, fold, start = ask.COST, Fold(asker.zone, evaluated.seconds), evaluated.hours[0]
+    for rows in asker.hourly(question, "dollars", start):
+        fold.add(rows)
+    return fold
+
+
+def ledgers(asker: Asker) -> dict[Key, float] | None:
+    """What the exporters' ledgers charged in the range; None where they do not cover it."""
+    watched = asker.one(ask.MONTH_WATCHED, asker.end)
+    if watched is None or watched > asker.start + HOUR:
+        asker.note(
+            "no_ledger",
+            "The months of the exporters' ledgers do not cover all of this time: spend is the"
+            " sum of rates, which miss what no scrape has seen.",
+        )
+        return None
+    charged: defaultdict[Key, float] = defaultdict(float)
+    for month, begun, ended in _months(asker):
+        upto = _month(asker, month, ended)
+        before = _month(asker, month, asker.start) if begun < asker.start else {}
+        for key, usd in upto.items():
+            charged[key] += max(0.0, usd - before.get(key, 0.0))
+    return dict(charged)
+
+
+def _months(asker: Asker) -> list[tuple[str, float, float]]:
+    """Each month's name, and where it begins and where it, or the range, ends."""
+    starts: dict[str, float] = {}
+    query = asked(ask.MONTH_START, asker.match)
+    for rows in asker.prometheus.over(query, asker.start, asker.end, 6 * HOUR):
+        starts |= {row.labels["month"]: row.value for row in rows if "month" in row.labels}
+    for row in asker.prometheus.at(query, asker.end):
+        starts.setdefault(row.labels.get("month", ""), row.value)
+    begun = sorted((at, month) for month, at in starts.items() if at < asker.end)
+    ends = [at for at, _ in begun[1:]] + [asker.end]
+    return [(month, at, min(end, asker.end)) for (at, month), end in zip(begun, ends, strict=True)]
+
+
+def _month(asker: Asker, month: str, at: float) -> dict[Key, float]:
+    query = asked(ask.MONTH_COST, asker.match, month=month)
+    fold = Fold(asker.zone, 1.0)
+    fold.add(asker.prometheus.at(query, at - OFFSET_SECONDS))
+    return {line.key: line.total_usd for line in fold.lines(())}
+
+
+def believed(
+    asker: Asker, lines: list[Line], charged: Mapping[Key, float], seen: float
+) -> tuple[list[Line], float | None]:
+    """The lines by the ledgers; by the rates where the ledgers cannot be whole."""
+    ledger_usd = sum(charged.values())
+    apart = ledger_usd / seen - 1 if seen else 0.0
+    if apart < -_LEDGER_AGREES:
+        asker.note(
+            "ledger_behind",
+            f"The ledgers' months have {-apart:.1%} less than the rates: nodes went unseen, or"
+            " labels changed. The rates are believed.",
+        )
+        return lines, None
+    if apart > _LEDGER_AGREES:
+        asker.note(
+            "scaled",
+            f"Rates saw {1 / (1 + apart):.1%} of what the ledgers charged. Every line is scaled"
+            " to its ledger; how the rest divides over states is taken from what was seen.",
+        )
+    return by_ledger(lines, charged), ledger_usd
