@@ -80,6 +80,7 @@ class Machine:
         self.name, self.born, self.died = name, born, died
         self.chance = random.Random(seed)  # noqa: S311 - a play
         self.jobs = sorted(self._jobs(), key=lambda job: job.start)
+        self.linger_seconds = config.linger_seconds
         self._terms = Terms(config, Catalogue(), booted_at=born)
         self._node = Node(name, capacity_type="on_demand")
         self._devices = tuple(
@@ -248,10 +249,11 @@ class Machine:
         return found
 
 
-def fleet(nodes: int, hours: float, start: float) -> list[Machine]:
+def fleet(nodes: int, hours: float, start: float, linger_seconds: float) -> list[Machine]:
     """Nodes of which a third arrive late and a third die early."""
     chance = random.Random(nodes)  # noqa: S311 - a play
-    config = Config(prices=Prices(fallback={MODEL: USD_PER_HOUR}))
+    prices = Prices(fallback={MODEL: USD_PER_HOUR})
+    config = Config(prices=prices, linger_seconds=linger_seconds)
     end = start + hours * 3600
     made = []
     for number in range(nodes):

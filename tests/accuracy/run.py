@@ -1,6 +1,6 @@
 """How exact the bill is: a fleet with known truth, the real core, a real Prometheus, PromQL.
 
-    run.py [--nodes 20] [--hours 48] [--scrapes 15 30 60]
+    run.py [--nodes 20] [--hours 48] [--scrapes 15 30 60] [--linger 300]
 
 Prints one line a figure: name, value, unit and goal. docs/accuracy.md says what they mean.
 
@@ -44,7 +44,6 @@ CYCLE = 5.0
 DAY = 86_400.0
 DAYS_BEGIN_EVERY = 6 * 3600.0
 MIN_POD_SECONDS = 120.0
-LINGER_SECONDS = 300.0
 AWAY_SECONDS = 120.0
 """Two scrapes of a minute: a node that was not scraped for longer was not only between two."""
 PLAYED_ON_SECONDS = 600.0
@@ -277,7 +276,7 @@ class Figures:
             for edge in (job.start, job.end)
         ):
             return "began_or_ended_unmetered"
-        if not self._scraped(machine, job.end + CYCLE, job.end + LINGER_SECONDS):
+        if not self._scraped(machine, job.end + CYCLE, job.end + machine.linger_seconds):
             return "ended_unscraped"
         return ""
 
@@ -314,10 +313,11 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=20)
     parser.add_argument("--hours", type=float, default=48.0)
     parser.add_argument("--scrapes", type=float, nargs="+", default=[15.0, 30.0, 60.0])
+    parser.add_argument("--linger", type=float, default=300.0, help="linger_seconds")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     start = MONTH_END - given.hours * 3600
-    machines = fleet(given.nodes, given.hours, start)
+    machines = fleet(given.nodes, given.hours, start, given.linger)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, Prometheus(Path(folder)) as store:
         played = played_by_several(
