@@ -90,7 +90,7 @@ class Journal:
                 # What follows the last line end was cut off.
                 self.units = [msgspec.json.decode(it, type=Unit) for it in lines[1:-1]]
                 begun = found
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.units = []
         with path.open("wb") as file:
             for line in (begun, *self.units):

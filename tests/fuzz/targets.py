@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo
 
+import advice_targets
 import price_targets
 
 from gpucost import checkpoint, config
@@ -21,6 +22,8 @@ from gpucost.pricing.price_list import PriceListError
 from gpucost.pricing.problems import read_annotation
 from gpucost.restart import Moment, resumed
 from gpucost.series import parse_series
+from gpucost.sizing.facts import FactsError
+from gpucost.sizing.shapes import ShapeError
 from gpucost.sources import kube_watch, podresources
 from gpucost.sources.base import SourceError
 from gpucost.sources.dcgm_page import parse_dcgm
@@ -173,6 +176,10 @@ def read_node(data: bytes) -> None:
     read_annotation(parse_node(data))
 
 
+_FACTS = tuple(
+    f"sizing/facts.py:_Reader.{it}" for it in ("take", "_open", "_source", "_row", "_end")
+)
+
 TARGETS = {
     "config": Target(
         lambda data: void(config.parse(data)),
@@ -294,6 +301,13 @@ TARGETS = {
     "oci": Target(
         price_targets.parse_oci, (SourceError,), ("sources/price_apis/oci.py:parse_products",)
     ),
+    "facts": Target(advice_targets.parse_facts, (FactsError,), ("sizing/facts.py:parse", *_FACTS)),
+    "shape": Target(
+        advice_targets.parse_shape,
+        (ShapeError,),
+        tuple(f"sizing/shapes.py:{it}" for it in ("shape_of_config", "_first", "_needed")),
+    ),
+    "rows": Target(advice_targets.parse_rows, (ValueError,), ("advice/prometheus.py:rows_of",)),
     "cgroup": Target(
         lambda data: void(owner_of(data.decode("utf-8", "replace"))), (), ("cgroups.py",)
     ),

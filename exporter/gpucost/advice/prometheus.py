@@ -82,17 +82,36 @@ class _Series(Struct):
     value: tuple[float, str] | None = None
 
 
-class _Data(Struct, rename="camel"):
+class ResultData(Struct, rename="camel"):
+    """The `data` of an answer: what kind of result, and that."""
+
     result_type: str
     result: msgspec.Raw
 
 
 class _Answer(Struct, rename="camel"):
     status: str
-    data: _Data | None = None
+    data: ResultData | None = None
     error_type: str = ""
     error: str = ""
     warnings: list[str] = []
+
+
+def rows_of(data: ResultData) -> list[Row]:
+    """The series of a result. Raises ValueError where it is none."""
+    try:
+        if data.result_type in ("scalar", "string"):
+            moment, text = msgspec.json.decode(data.result, type=tuple[float, str])
+            return [Row({}, [(moment, float(text))])]
+        found = msgspec.json.decode(data.result, type=list[_Series])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError(f"no {data.result_type}: {error}") from error
+    return [
+        Row(
+            it.metric, [(at, float(v)) for at, v in (it.values if it.value is None else [it.value])]
+        )
+        for it in found
+    ]
 
 
 class TooMuchError(SourceError):
@@ -232,7 +251,7 @@ class Prometheus:
     def _rows(self, status: int, body: bytes, query: str) -> list[Row]:
         try:
             answer = msgspec.json.decode(body, type=_Answer)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._refused(status, body) from error
         if answer.status != "success" or answer.data is None:
             if answer.error_type in ("timeout", "canceled"):
@@ -248,20 +267,10 @@ class Prometheus:
                 raise self._refused(status, body)
             raise SourceError("query", f"{self._shown}: {answer.error}. It was asked: {query}")
         self.warnings += [it for it in dict.fromkeys(answer.warnings) if it not in self.warnings]
-        if answer.data.result_type in ("scalar", "string"):
-            moment, text = msgspec.json.decode(answer.data.result, type=tuple[float, str])
-            return [Row({}, [(moment, float(text))])]
         try:
-            found = msgspec.json.decode(answer.data.result, type=list[_Series])
-        except msgspec.ValidationError as error:
+            return rows_of(answer.data)
+        except ValueError as error:
             raise self._refused(status, body) from error
-        return [
-            Row(
-                it.metric,
-                [(at, float(v)) for at, v in (it.values if it.value is None else [it.value])],
-            )
-            for it in found
-        ]
 
     # --- How it fails -----------------------------------------------------------------------------
 

@@ -224,7 +224,7 @@ def shape_of_config(name: str, text: str | bytes) -> ModelShape:
     """The shape in a model's config.json. Raises ShapeError."""
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ShapeError(f"{name} is not JSON: {error}") from error
     if isinstance(config, dict) and isinstance(config.get("text_config"), dict):
         config = config["text_config"]  # of a model that also sees or hears

@@ -45,7 +45,7 @@ class ConfigMapKey:
             stream.close()
         try:
             found = msgspec.json.decode(bytes(body), type=_ConfigMap)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SourceError("malformed", f"{self._path}: not a ConfigMap: {error}") from error
         return (found.data or {}).get(self._key, "")
 

@@ -177,7 +177,13 @@ class KubeApi:
         try:
             body = response.read(MAX_ERROR_BYTES)
             message = msgspec.json.decode(body, type=_Status).message
-        except (msgspec.DecodeError, ValueError, urllib3.exceptions.HTTPError, OSError):
+        except (
+            msgspec.DecodeError,
+            ValueError,
+            RecursionError,
+            urllib3.exceptions.HTTPError,
+            OSError,
+        ):
             message = response.reason or ""
         finally:
             response.close()

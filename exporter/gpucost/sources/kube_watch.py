@@ -212,7 +212,7 @@ class Watch:
                     )
         try:
             version = msgspec.json.decode(body, type=_Versioned).metadata.resource_version
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _not_kubernetes(self._path, error) from error
         self._collection.replace(body)
         self._version = version or ""
@@ -262,7 +262,7 @@ class Watch:
                     f"the watch of {self._path} ended with {status.code}: {status.message}",
                 )
             version = msgspec.json.decode(event.object, type=_Versioned).metadata.resource_version
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _not_kubernetes(self._path, error) from error
         if event.type in ("ADDED", "MODIFIED"):
             self._collection.put(event.object)

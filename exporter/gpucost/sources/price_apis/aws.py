@@ -174,7 +174,7 @@ def parse_spot_history(text: bytes, wanted: Wanted) -> Unit:
     """
     try:
         history = msgspec.json.decode(text, type=_SpotHistory).spot_price_history
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SourceError(
             "malformed",
             f"not a history of spot prices: {error}.",

@@ -202,7 +202,7 @@ def decoded(text: bytes, shape: type[_T], url: str, what: str) -> _T:
     """An answer in JSON, which should be `what`. Raises SourceError where it is not."""
     try:
         return msgspec.json.decode(text, type=shape)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise changed(url, f"not {what}: {error}") from error
 
 
