@@ -158,6 +158,17 @@ class Target(_Section, frozen=True):
     usd_per_request: Annotated[float, Meta(gt=0, le=1e9)]
 
 
+class ApiPrice(_Section, frozen=True):
+    """What an API takes for the tokens of a workload: USD per million, at list price."""
+
+    namespace: Text
+    workload: Text
+    api: Text
+    input: Annotated[float, Meta(ge=0, le=1e6)]
+    output: Annotated[float, Meta(ge=0, le=1e6)]
+    cached_input: Annotated[float, Meta(ge=0, le=1e6)] | None = None
+
+
 class Work(_Section, frozen=True):
     """What counts a workload's requests, where its engines do not, or not all of them.
 
@@ -212,6 +223,7 @@ class Settings(_Section, frozen=True):
     overrides: tuple[Override, ...] = ()
     budgets: tuple[Budget, ...] = ()
     targets: tuple[Target, ...] = ()
+    api_prices: tuple[ApiPrice, ...] = ()
     work: tuple[Work, ...] = ()
 
     scaling: tuple[Scaling, ...] = ()
@@ -261,6 +273,7 @@ def _check(settings: Settings) -> None:
             _check_names(budget.model_apis, f"$.budgets[{number}].model_apis")
     _check_once((budget.name for budget in settings.budgets), "budgets")
     _check_once((f"{it.namespace}/{it.workload}" for it in settings.targets), "targets")
+    _check_once((f"{it.namespace}/{it.workload}" for it in settings.api_prices), "api_prices")
     _check_once((f"{it.namespace}/{it.workload}" for it in settings.work), "work")
     for number, work in enumerate(settings.work):
         if work.requests is None and work.cache_hits is None:
@@ -341,8 +354,27 @@ def settings_rules(settings: Settings) -> Iterator[Rule]:
             f"vector({_number(target.usd_per_request)})",
             {"namespace": target.namespace, "workload": target.workload},
         )
+    for price in settings.api_prices:
+        yield from api_rules(price)
     for work in settings.work:
         yield from work_rules(work)
+
+
+def api_rules(price: ApiPrice) -> Iterator[Rule]:
+    """An API's prices by the directions of gpucost_pod_tokens_total."""
+    cached = price.input if price.cached_input is None else price.cached_input
+    usd = {"input": price.input, "cached_input": cached, "output": price.output}
+    for direction, value in usd.items():
+        yield Rule(
+            "workload:gpucost_api_usd_per_million_tokens:setting",
+            f"vector({_number(value)})",
+            {
+                "namespace": price.namespace,
+                "workload": price.workload,
+                "api": price.api,
+                "direction": direction,
+            },
+        )
 
 
 def work_rules(work: Work) -> Iterator[Rule]:

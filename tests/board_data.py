@@ -27,6 +27,8 @@ budgets:
   - {name: search, usd_per_month: 11500, match: {team: search}}
 targets:
   - {namespace: serving, workload: chat, usd_per_request: 0.0008}
+api_prices:
+  - {namespace: serving, workload: chat, api: openai/gpt-4o-mini, input: 0.15, output: 0.6}
 scaling:
   - namespace: serving
     workload: chat

@@ -212,6 +212,31 @@ BOARD = Board(
                     decimals=2,
                     may_be_empty=NOTHING,
                 ),
+                chart(
+                    "Cost per hour, and the same tokens at an API's list price",
+                    "For workloads whose `api_prices` are in the rules' settings: what they cost, and"
+                    " what the API named there would take for the tokens that they served.",
+                    (
+                        Query(
+                            hourly(
+                                f"sum by ({NAME}) ({COST} and on (cluster, namespace, workload)"
+                                f" workload:gpucost_api_cost_usd:rate5m{{{ON}}})"
+                            ),
+                            LEGEND,
+                        ),
+                        Query(
+                            hourly(
+                                f"sum by ({NAME}, api) (workload:gpucost_api_cost_usd:rate5m{{{ON}}})"
+                            ),
+                            LEGEND + " at {{api}}",
+                        ),
+                    ),
+                    USD,
+                    width=24,
+                    height=7,
+                    decimals=2,
+                    may_be_empty="no api_prices in the rules' settings",
+                ),
                 table(
                     "Served models",
                     "A row a pod and model: what the exporter reckons over its trailing window.",

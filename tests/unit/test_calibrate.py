@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from msgspec.structs import replace
 
 from gpucost.advice.calibrate import OTHERS, calibrated, precision_of
 from gpucost.advice.flags import gpu_id
-from gpucost.advice.histories import History, Hour, histories
+from gpucost.advice.histories import QUESTIONS, History, Hour, histories
 from gpucost.advice.prometheus import Row
+from gpucost.catalog import FAMILIES
 from gpucost.facts_files import shipped_facts
 from gpucost.prices import load_models
 from gpucost.sizing.engines import ENGINES
@@ -16,7 +19,10 @@ from gpucost.sizing.gpus import gpu_speeds
 from gpucost.sizing.inference import Request, Service, served
 from gpucost.sizing.precision import PRECISIONS
 from gpucost.sizing.shapes import known_shapes
+from programs import ROOT
+from promql_names import metrics_of
 
+RULES = sorted((ROOT / "rules").glob("*.yaml"))
 GPUS = gpu_speeds(shipped_facts(), load_models())
 SHAPES = known_shapes(shipped_facts())
 VLLM = ENGINES["vllm"]
@@ -124,6 +130,12 @@ def test_names_tell_how_weights_are_kept(name: str, precision: str) -> None:
 )
 def test_a_gpu_is_known_by_the_drivers_name(name: str, known: str) -> None:
     assert gpu_id(name) == known
+
+
+def test_what_is_asked_is_recorded_or_published() -> None:
+    asked = {it for question in QUESTIONS.values() for it in metrics_of(question)}
+    recorded = set(re.findall(r"record: (\S+)", "".join(it.read_text() for it in RULES)))
+    assert asked <= recorded | set(FAMILIES)
 
 
 def test_answers_are_put_together_by_hour_and_unknown_stays_unknown() -> None:

@@ -95,8 +95,9 @@ def test_rules_are_written_so_that_they_hold_everywhere(name: str, expression: s
     for matching in re.findall(r"\bon \(([^)]+)\)", expression):
         labels = {label.strip() for label in matching.split(",")}
         apart = {"cluster"} & labels or labels <= {"month", "budget", "share"}
-        # A target of the settings is for a workload in whatever cluster.
-        assert apart or name == "GPUCostPerRequestHigh", f"{name}: on ({matching}) mixes clusters"
+        # Targets and API prices of the settings are for a workload in whatever cluster.
+        settings = name in ("GPUCostPerRequestHigh", "workload:gpucost_api_cost_usd:rate5m")
+        assert apart or settings, f"{name}: on ({matching}) mixes clusters"
     for selected in re.findall(r"\bby \(([^)]+)\)", expression):
         labels = {label.strip() for label in selected.split(",")}
         assert "cluster" in labels or labels == {"month"}, f"{name}: by ({selected}) drops cluster"
@@ -235,6 +236,10 @@ def test_links_lead_where_the_settings_say() -> None:
         ("alerts: {GPUIdle: {for: 10}}", "$.alerts"),
         ("alerts: {GPUIdle: {severity: loud}}", "$.alerts"),
         ("targets: [{namespace: a, workload: b, usd_per_request: -1}]", "usd_per_request"),
+        (
+            "api_prices: [{namespace: a, workload: b, api: c, input: 1, output: -1}]",
+            "$.api_prices[0].output",
+        ),
         (
             "scaling: [{namespace: a, workload: b, up_ratio: 0.3, down_ratio: 0.3}]",
             "$.scaling[0].down_ratio",

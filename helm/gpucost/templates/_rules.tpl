@@ -79,6 +79,17 @@ The rule files for the settings, as scripts/render_rules.py makes them; a test c
   "expr" (printf "vector(%s)" (include "gpucost.number" .usd_per_request))
   "labels" (dict "namespace" .namespace "workload" .workload)) -}}
 {{- end -}}
+{{- range $price := .api_prices -}}
+{{- $cached := $price.input -}}
+{{- if not (kindIs "invalid" $price.cached_input) -}}
+{{- $cached = $price.cached_input -}}
+{{- end -}}
+{{- range list (list "input" $price.input) (list "cached_input" $cached) (list "output" $price.output) -}}
+{{- $rules = append $rules (dict "record" "workload:gpucost_api_usd_per_million_tokens:setting"
+  "expr" (printf "vector(%s)" (include "gpucost.number" (index . 1)))
+  "labels" (dict "namespace" $price.namespace "workload" $price.workload "api" $price.api "direction" (index . 0))) -}}
+{{- end -}}
+{{- end -}}
 {{- range .work -}}
 {{- $labels := dict "namespace" .namespace "workload" .workload -}}
 {{- range $name, $query := dict "named_requests" .requests "cache_hits" .cache_hits -}}
