@@ -1,10 +1,9 @@
-"""What the advice commands read, as functions of bytes: facts, a model's config, answers."""
+"""What the advice commands read, as functions of bytes: facts, models' configs, answers, invoices."""
 
 from __future__ import annotations
 
-import msgspec
-
-from gpucost.advice.prometheus import ResultData, rows_of
+from gpucost.advice.answer import parse_answer
+from gpucost.advice.report import invoice
 from gpucost.sizing import facts
 from gpucost.sizing.shapes import known_shapes, shape_of_config
 
@@ -23,7 +22,13 @@ def parse_shape(data: bytes) -> None:
     shape_of_config("config.json", data)
 
 
-def parse_rows(data: bytes) -> None:
-    """The data of a Prometheus answer, its result of one kind or another."""
-    result = msgspec.Raw(data[1:])
-    rows_of(ResultData("scalar" if data[:1] == b"s" else "matrix", result))
+def parse_prometheus(data: bytes) -> None:
+    """A Prometheus's answer; every row of it has a value."""
+    for row in parse_answer(data).rows:
+        float(row.value)
+
+
+def parse_invoice(data: bytes) -> None:
+    """An invoice's CSV."""
+    text = data.decode("utf-8", "replace")
+    invoice.parse("invoice.csv", text.splitlines(keepends=True))

@@ -15,6 +15,7 @@ import advice_targets
 import price_targets
 
 from gpucost import checkpoint, config
+from gpucost.advice.answer import AnswerError
 from gpucost.cgroups import owner_of
 from gpucost.config import ConfigError, Dcgm, Kubernetes, Requests
 from gpucost.engines import table_of
@@ -307,7 +308,15 @@ TARGETS = {
         (ShapeError,),
         tuple(f"sizing/shapes.py:{it}" for it in ("shape_of_config", "_first", "_needed")),
     ),
-    "rows": Target(advice_targets.parse_rows, (ValueError,), ("advice/prometheus.py:rows_of",)),
+    "prometheus": Target(advice_targets.parse_prometheus, (AnswerError,), ("advice/answer.py",)),
+    "invoice": Target(
+        advice_targets.parse_invoice,
+        (ConfigError,),
+        tuple(
+            f"advice/report/invoice.py:{name}"
+            for name in ("parse", "_gathered", "_cur", "_focus", "_focus_type", "_day", "_number")
+        ),
+    ),
     "cgroup": Target(
         lambda data: void(owner_of(data.decode("utf-8", "replace"))), (), ("cgroups.py",)
     ),

@@ -90,6 +90,7 @@ def test_a_file_may_be_gzipped_and_begin_with_a_mark(tmp_path: Path) -> None:
         ("", "neither FOCUS"),
         (CUR_2.replace("2026-01-12 00", "yesterday"), "line 2: `yesterday:00:00` is no time"),
         (CUR_2.replace("1320.96", "much"), "line 2: `much` is no number"),
+        (CUR_2.replace("1320.96", "nan"), "line 2: `nan` is no number"),
         ("ChargePeriodStart,EffectiveCost,x\n" + "y" * (5 << 20), "is no CSV"),
     ],
 )

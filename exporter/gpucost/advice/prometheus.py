@@ -15,16 +15,18 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import msgspec
 import requests
 import urllib3
 from msgspec import Struct
 
+from gpucost.advice.answer import AnswerError, Row, parse_answer
 from gpucost.sources.base import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+__all__ = ["Access", "Bounds", "Prometheus", "Row", "TooMuchError"]
 
 _CHUNK_BYTES = 256 << 10
 _MAX_SECRET_BYTES = 64 << 10
@@ -36,21 +38,6 @@ _BUSY = (429, 502, 503)
 _TRIES = 4
 _NO_POST = (HTTPStatus.FORBIDDEN, HTTPStatus.METHOD_NOT_ALLOWED)
 """A proxy that lets its users read only, may mean GET by it."""
-
-Point = tuple[float, float]
-"""Unix seconds and value."""
-
-
-class Row(Struct, frozen=True):
-    """One series of an answer: its labels, and its points in order of time."""
-
-    labels: dict[str, str]
-    points: list[Point]
-
-    @property
-    def value(self) -> float:
-        """The last point's: of an answer for one moment, its value."""
-        return self.points[-1][1]
 
 
 class Access(Struct, frozen=True):
@@ -74,44 +61,6 @@ class Bounds(Struct, frozen=True):
     """For one question, whole."""
     first_wait_seconds: float = 1.0
     """Before a busy server is asked again; doubles."""
-
-
-class _Series(Struct):
-    metric: dict[str, str]
-    values: list[tuple[float, str]] = []
-    value: tuple[float, str] | None = None
-
-
-class ResultData(Struct, rename="camel"):
-    """The `data` of an answer: what kind of result, and that."""
-
-    result_type: str
-    result: msgspec.Raw
-
-
-class _Answer(Struct, rename="camel"):
-    status: str
-    data: ResultData | None = None
-    error_type: str = ""
-    error: str = ""
-    warnings: list[str] = []
-
-
-def rows_of(data: ResultData) -> list[Row]:
-    """The series of a result. Raises ValueError where it is none."""
-    try:
-        if data.result_type in ("scalar", "string"):
-            moment, text = msgspec.json.decode(data.result, type=tuple[float, str])
-            return [Row({}, [(moment, float(text))])]
-        found = msgspec.json.decode(data.result, type=list[_Series])
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ValueError(f"no {data.result_type}: {error}") from error
-    return [
-        Row(
-            it.metric, [(at, float(v)) for at, v in (it.values if it.value is None else [it.value])]
-        )
-        for it in found
-    ]
 
 
 class TooMuchError(SourceError):
@@ -250,10 +199,10 @@ class Prometheus:
 
     def _rows(self, status: int, body: bytes, query: str) -> list[Row]:
         try:
-            answer = msgspec.json.decode(body, type=_Answer)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            answer = parse_answer(body)
+        except AnswerError as error:
             raise self._refused(status, body) from error
-        if answer.status != "success" or answer.data is None:
+        if answer.error:
             if answer.error_type in ("timeout", "canceled"):
                 raise self._late
             if "samples" in answer.error and answer.error_type in ("execution", "bad_data"):
@@ -263,14 +212,9 @@ class Prometheus:
                     "Raise its --query.max-samples, or ask of less: --cluster, or a shorter --from"
                     " and --to.",
                 )
-            if not answer.error:
-                raise self._refused(status, body)
             raise SourceError("query", f"{self._shown}: {answer.error}. It was asked: {query}")
         self.warnings += [it for it in dict.fromkeys(answer.warnings) if it not in self.warnings]
-        try:
-            return rows_of(answer.data)
-        except ValueError as error:
-            raise self._refused(status, body) from error
+        return answer.rows
 
     # --- How it fails -----------------------------------------------------------------------------
 

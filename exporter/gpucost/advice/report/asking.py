@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from zoneinfo import ZoneInfo
 
+    from gpucost.advice.answer import Row
     from gpucost.advice.connection import Span
-    from gpucost.advice.prometheus import Prometheus, Row
+    from gpucost.advice.prometheus import Prometheus
 
 
 class Asker:

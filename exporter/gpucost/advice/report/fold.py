@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from zoneinfo import ZoneInfo
 
-    from gpucost.advice.prometheus import Row
+    from gpucost.advice.answer import Row
 
 HOUR = 3600.0
 WORKING = ("used", "underused", "unmeasured")

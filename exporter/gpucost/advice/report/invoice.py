@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 import re
 from collections import defaultdict
 from datetime import UTC, date, datetime
@@ -21,7 +22,7 @@ from gpucost.advice.report.document import Billed, Invoice
 from gpucost.config import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
     from typing import IO
 
@@ -59,22 +60,30 @@ class BilledRows(Struct, frozen=True):
 
 def read(path: Path) -> BilledRows:
     """Read a file. Raises ConfigError, which names the file and the line."""
-    csv.field_size_limit(_MAX_FIELD)
     try:
         with _opened(path) as file:
-            reader = csv.DictReader(file)
-            columns = {_plain(name): name for name in reader.fieldnames or ()}
-            form = next((it for it, needed in FORMS.items() if needed <= columns.keys()), None)
-            if form is None:
-                raise ConfigError(
-                    f"--invoice: {path} is neither FOCUS (with ChargePeriodStart and EffectiveCost)"
-                    " nor an AWS CUR (with lineItem/UsageStartDate and lineItem/UnblendedCost)."
-                )
-            return BilledRows(path.name, form, _gathered(path, reader, columns, form))
+            return parse(str(path), file)
     except OSError as error:
         raise ConfigError(f"--invoice: {path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error, EOFError) as error:
+    except (UnicodeDecodeError, EOFError) as error:
         raise ConfigError(f"--invoice: {path}: is no CSV: {error}") from error
+
+
+def parse(name: str, lines: Iterable[str]) -> BilledRows:
+    """Keep what a file has of instances. Raises ConfigError, which names the file and the line."""
+    csv.field_size_limit(_MAX_FIELD)
+    reader = csv.DictReader(lines)
+    try:
+        columns = {_plain(column): column for column in reader.fieldnames or ()}
+        form = next((it for it, needed in FORMS.items() if needed <= columns.keys()), None)
+        if form is None:
+            raise ConfigError(
+                f"--invoice: {name} is neither FOCUS (with ChargePeriodStart and EffectiveCost)"
+                " nor an AWS CUR (with lineItem/UsageStartDate and lineItem/UnblendedCost)."
+            )
+        return BilledRows(name.rpartition("/")[2], form, _gathered(name, reader, columns, form))
+    except csv.Error as error:
+        raise ConfigError(f"--invoice: {name}: is no CSV: {error}") from error
 
 
 def _opened(path: Path) -> IO[str]:
@@ -98,7 +107,7 @@ FORMS = {
 
 
 def _gathered(
-    path: Path, reader: csv.DictReader[str], columns: Mapping[str, str], form: str
+    name: str, reader: csv.DictReader[str], columns: Mapping[str, str], form: str
 ) -> dict[tuple[str, date], Charge]:
     usd: defaultdict[tuple[str, date], float] = defaultdict(float)
     hours: defaultdict[tuple[str, date], float] = defaultdict(float)
@@ -108,7 +117,7 @@ def _gathered(
         try:
             found = charge(cells)
         except ValueError as error:
-            raise ConfigError(f"--invoice: {path}, line {reader.line_num}: {error}") from error
+            raise ConfigError(f"--invoice: {name}, line {reader.line_num}: {error}") from error
         if found is not None:
             it, cost, amount = found
             usd[it] += cost
@@ -181,14 +190,17 @@ def _day(text: str) -> date:
     try:
         return datetime.fromisoformat(text.replace("/", "-")).date()
     except ValueError as error:
-        raise ValueError(f"`{text}` is no time") from error
+        raise ValueError(f"`{text[:40]}` is no time") from error
 
 
 def _number(text: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError as error:
-        raise ValueError(f"`{text}` is no number") from error
+        raise ValueError(f"`{text[:40]}` is no number") from error
+    if not math.isfinite(number):
+        raise ValueError(f"`{text[:40]}` is no number")
+    return number
 
 
 # --- Beside the ledger ----------------------------------------------------------------------------
