@@ -1,4 +1,4 @@
-"""What the advice commands read, as functions of bytes: facts, models' configs, answers, invoices."""
+"""What the advice commands read, as functions of bytes: facts, configs, answers, invoices."""
 
 from __future__ import annotations
 
