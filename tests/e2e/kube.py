@@ -26,14 +26,20 @@ class Evidence:
 
     def __init__(self) -> None:
         self._lines: list[str] = []
-        self._last = ""
+        self._asked = ""
+        self._times = 0
         self._begin = time.monotonic()
 
     def add(self, words: str) -> None:
-        """Note it with the seconds since the step began; what is said again, once."""
-        if words == self._last:
-            return
-        self._last = words
+        """Note it with the seconds since the step began.
+
+        Of what is asked again and again, the first and the last answer stay.
+        """
+        asked = words.partition(" -> ")[0]
+        self._times = self._times + 1 if asked == self._asked else 1
+        self._asked = asked
+        if self._times > 2:
+            self._lines.pop()
         self._lines.append(f"{time.monotonic() - self._begin:7.1f} s  {words}")
 
     def text(self, last: int = 120) -> str:
