@@ -1,6 +1,7 @@
 """What others would say of the played fleet: inference servers, and a cluster's own exporters.
 
-Names and labels are those of kube-state-metrics 2 and Karpenter 1, and Prometheus's of its scrapes.
+Names and labels are those of kube-state-metrics 2, Karpenter 1 and LiteLLM, and Prometheus's of its
+scrapes.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def scrape(page: Page, node: str) -> dict[Labels, float]:
 
 
 def cluster(at: float, start: float) -> dict[Labels, float]:
-    """What kube-state-metrics and Karpenter say at a moment, `start` being the day's beginning."""
+    """What other exporters say at a moment, `start` being the day's beginning."""
     hours = (at - start) / 3600
     asked = (1, 2, 3, 2)[int(hours * 1.3) % 4]
     ready = (1, 2, 3, 2)[int((hours - 0.1) * 1.3) % 4]
@@ -107,6 +108,9 @@ def cluster(at: float, start: float) -> dict[Labels, float]:
     }
     target = {"scaletargetref_kind": "Deployment", "scaletargetref_name": "chat"}
     pool = {"nodepool": "l4", "job": "karpenter"}
+    proxy = {"instance": "litellm-0", "job": "litellm"}
+    small = {"team_alias": "assistant", "model": "gpt-5-mini"}
+    large = {"team_alias": "None", "model": "claude-haiku-4-5"}
     return {
         labelled("kube_deployment_spec_replicas", **deployment): asked,
         labelled("kube_deployment_status_replicas_ready", **deployment): ready,
@@ -119,4 +123,6 @@ def cluster(at: float, start: float) -> dict[Labels, float]:
             0, hours - 2
         )
         // 5,
+        labelled("litellm_spend_metric_total", **proxy, **small): 1.9 * hours,
+        labelled("litellm_spend_metric_total", **proxy, **large): 0.4 * hours,
     }

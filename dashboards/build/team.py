@@ -27,6 +27,7 @@ WASTED = f"tenant:gpucost_cost_usd:rate5m{{{TENANT}, {WASTE}}}"
 OF_WORKLOADS = f"workload:${{basis}}:rate5m{{{TENANT}}}"
 PLAIN_OF_WORKLOADS = f"workload:gpucost_cost_usd:rate5m{{{TENANT}}}"
 WASTED_OF_WORKLOADS = f"workload:gpucost_waste_usd:rate5m{{{TENANT}}}"
+PAID = f'team_model:gpucost_api_cost_usd:rate5m{{{CLUSTER}, team=~"$team"}}'
 PAYER = "namespace, team, workload, workload_kind"
 TO_WORKLOAD = link(
     "gpucost-workload",
@@ -253,6 +254,31 @@ BOARD = Board(
                     height=8,
                     sort="Month to date",
                     total=("Month to date",),
+                ),
+                table(
+                    "Model APIs",
+                    "Paid for model APIs through LiteLLM, by its own figures, beside what GPUs cost:"
+                    " it is in no other row here, and in those budgets that name it.",
+                    (Label("team", "Team"), Label("model", "Model")),
+                    (
+                        Column(
+                            "Time range",
+                            usd(owned("team", total("team, model", PAID))),
+                            USD,
+                            decimals=2,
+                        ),
+                        Column(
+                            "Now, per hour",
+                            hourly(owned("team", f"sum by (team, model) ({PAID})")),
+                            USD,
+                            decimals=2,
+                        ),
+                    ),
+                    width=24,
+                    height=6,
+                    sort="Time range",
+                    total=("Time range",),
+                    may_be_empty="no LiteLLM is scraped",
                 ),
             ),
         ),
