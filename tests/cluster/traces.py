@@ -17,7 +17,7 @@ from cluster.place import HOST_FOLDERS
 from cluster.prerequisites import CGROUPS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from cluster.place import Place
 
@@ -26,11 +26,13 @@ SETTINGS = ("vm", "kernel", "net")
 """Under /proc/sys: where a kubelet, kube-proxy, containerd and the CNI plugins write."""
 COUNTERS = (
     "kernel/ns_last_pid",
+    "kernel/perf_event_max_sample_rate",
     "kernel/pty/nr",
     "kernel/random/",
+    "kernel/tainted",
     "net/netfilter/nf_conntrack_count",
 )
-"""There, and no settings: they change by themselves."""
+"""There, and nobody's settings: they change by themselves."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Traces:
     cgroups: frozenset[str]
     interfaces: frozenset[str]
     rules: frozenset[str]
-    settings: frozenset[str]
     processes: frozenset[str]
+    settings: Mapping[str, str]
 
     @classmethod
     def of(cls, place: Place, namespaces: frozenset[str] = frozenset()) -> Traces:
@@ -56,17 +58,23 @@ class Traces:
             cgroups=frozenset(map(str, _cgroups(place.cgroup))),
             interfaces=frozenset(path.name for path in Path("/sys/class/net").iterdir()),
             rules=frozenset(_rules()),
-            settings=frozenset(_settings()),
             processes=frozenset(_processes(namespaces)),
+            settings=dict(_settings()),
         )
 
     def since(self, before: Traces) -> list[str]:
-        """What is there now and was not, and what has gone: each a line."""
+        """What is there now and was not, and what has gone: each a line.
+
+        A setting that is new came with a module of the kernel, which stays loaded.
+        """
         changes = []
-        for kind in self.__dataclass_fields__:
+        for kind in ("mounts", "folders", "cgroups", "interfaces", "rules", "processes"):
             was, now = getattr(before, kind), getattr(self, kind)
             changes += [f"{kind}: {one}" for one in sorted(now - was)]
             changes += [f"{kind}: {one} (gone)" for one in sorted(was - now)]
+        for name, value in before.settings.items():
+            if self.settings.get(name, value) != value:
+                changes.append(f"settings: {name} is {self.settings[name]}, was {value}")
         return changes
 
 
@@ -114,10 +122,10 @@ def _rules() -> Iterator[str]:
             said = subprocess.run(
                 [program], capture_output=True, text=True, timeout=30, check=False
             ).stdout
-            yield from (f"{program} {line}" for line in said.splitlines() if line[:1] in "-*")
+            yield from (f"{program} {line}" for line in said.splitlines() if line.startswith("-"))
 
 
-def _settings() -> Iterator[str]:
+def _settings() -> Iterator[tuple[str, str]]:
     root = Path("/proc/sys")
     for part in SETTINGS:
         for path in (root / part).rglob("*"):
@@ -125,4 +133,4 @@ def _settings() -> Iterator[str]:
             if name.startswith(COUNTERS) or not path.is_file():
                 continue
             with contextlib.suppress(OSError, UnicodeDecodeError):  # some are only written
-                yield f"{name} = {path.read_text().strip()}"
+                yield name, path.read_text().strip()
