@@ -209,14 +209,20 @@ def _requests(claimed: Claimed, pods: Mapping[tuple[str, str], Pod] | None) -> s
 
 
 def _device_id(offered: Claimable, devices: Sequence[Device]) -> str | None:
-    """The device as attribution names it; None where it is not (yet) to be seen."""
-    if offered.uuid:
+    """The device as attribution names it; None where it is not (yet) to be seen.
+
+    A MIG device that has a UUID is looked for like one that has none where only DCGM shows the
+    GPU, which knows no UUIDs of instances.
+    """
+    parent = (offered.parent_uuid or "").casefold()
+    parents = [device for device in devices if device.uuid.casefold() == parent]
+    told = any(instance.uuid for device in parents for instance in device.mig or ())
+    if offered.uuid and (told or not parents):
         return offered.uuid
-    for device in devices:
-        if offered.parent_uuid and device.uuid.casefold() == offered.parent_uuid.casefold():
-            alike = [it for it in device.mig or () if _is(it, offered)]
-            if len(alike) == 1:
-                return f"MIG-{device.uuid}/{alike[0].gi}/{alike[0].ci}"
+    for device in parents:
+        alike = [it for it in device.mig or () if _is(it, offered)]
+        if len(alike) == 1:
+            return f"MIG-{device.uuid}/{alike[0].gi}/{alike[0].ci}"
     return None
 
 

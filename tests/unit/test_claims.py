@@ -138,6 +138,20 @@ def test_a_dynamic_mig_device_is_found_by_parent_profile_and_placement() -> None
     assert find("1g.10gb", None) == []
 
 
+def test_a_static_mig_device_is_its_uuid_and_where_only_dcgm_sees_it_the_one_of_its_profile() -> (
+    None
+):
+    offer = {("node-1", "gpu-0"): Claimable("mig", "MIG-7", "GPU-a", "1g.10gb", 0)}
+    seen = replace(GPU, mig=(MigInstance(7, 0, "1g.10gb", 1, uuid="MIG-7"),))
+    by_dcgm = replace(GPU, mig=(MigInstance(7, 0, "1g.10gb", 1), MigInstance(3, 0, "2g.20gb", 2)))
+    twins = replace(GPU, mig=(MigInstance(7, 0, "1g.10gb", 1), MigInstance(8, 0, "1g.10gb", 1)))
+    for device, found in ((seen, ["MIG-7"]), (by_dcgm, ["MIG-GPU-a/7/0"]), (twins, [])):
+        holdings, _ = resolved(Holdings(claimed=(ONE,)), DraRead(offer, {}), (device,), None)
+        assert [device_id for _, device_id, _ in names(holdings)] == found
+    holdings, _ = resolved(Holdings(claimed=(ONE,)), DraRead(offer, {}), (), None)
+    assert [device_id for _, device_id, _ in names(holdings)] == ["MIG-7"]
+
+
 # --- HAMi, and init containers -----------------------------------------------------------------
 
 
