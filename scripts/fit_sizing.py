@@ -244,13 +244,21 @@ FREE: dict[str, tuple[str, ...]] = {
     "tensorrt-llm": (
         "bandwidth", "compute", "layer_seconds", "request_seconds", "link", "link_seconds",
     ),
-    "vllm": ("bandwidth", "compute", "layer_seconds", "request_seconds"),
+    "vllm": ("bandwidth", "compute", "layer_seconds"),
+    "vllm-0.5": ("request_seconds",),
     "llama.cpp": ("bandwidth", "stream_gb_s"),
     "fsdp": ("compute", "traffic_bytes"),
     "megatron": ("compute", "traffic_bytes"),
 }  # fmt: skip
-"""What is fitted of each. Links are TensorRT-LLM's, which alone has figures of several GPUs at
-known lengths; of transformers no figure has lengths, and its constants are round numbers."""
+"""What is fitted of each; of transformers no figure has lengths, and its constants are round
+numbers."""
+
+SHARED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "vllm": ("tensorrt-llm", ("link", "link_seconds", "request_seconds")),
+    "vllm-0.5": ("vllm", ("link", "link_seconds", "bandwidth", "compute", "layer_seconds")),
+}
+"""What an engine's own figures do not show, and whose it is then: several GPUs at known lengths and
+many requests on a fast GPU are TensorRT-LLM's alone."""
 
 START = {
     "bandwidth": 0.7, "compute": 0.5, "layer_seconds": 50e-6, "request_seconds": 20e-6,
@@ -315,8 +323,10 @@ def fit_engines(figures: Sequence[Published]) -> dict[str, Engine]:
         if not own:
             del found[name]  # nothing may be known of it from elsewhere
             continue
-        links = found.get("tensorrt-llm") or ENGINES["vllm"]
-        first = replace(ENGINES[name], link=links.link, link_seconds=links.link_seconds)
+        first = ENGINES[name]
+        if name in SHARED:
+            other, fields = SHARED[name]
+            first = replace(first, **{field: getattr(found[other], field) for field in fields})
         found[name] = fitted(first, lambda it, own=own: mean_miss(misses(own, it)))  # type: ignore[misc]
     return found
 
@@ -340,19 +350,23 @@ def page_of(source: str) -> str:
     return ONE_PAGE.get(source, source)
 
 
-ALONE = "llama-bench"
-"""The only page of its engine: there a GPU model at a time is left out, of which the rest of the
-page says nothing."""
+ALONE = ("llama-bench", "lambda")
+"""The only pages of their engines: there a GPU model at a time is left out, of which the rest of
+the page says nothing."""
 
 
 def left_out_with(figure: Published) -> tuple[str, str]:
     """What a figure is left out together with."""
     page = page_of(figure.source)
-    return page, figure.gpu_model if page == ALONE else ""
+    return page, figure.gpu_model if page in ALONE else ""
 
 
 Line = tuple[str, str, str]
 """What was judged, how many figures or pairs, and the outcome."""
+
+
+BASES = ("tensorrt-llm", "vllm")
+"""Of which others share constants."""
 
 
 class Outcome(NamedTuple):
@@ -375,7 +389,7 @@ def validated() -> Outcome:
         own = [it for it in said if left_out_with(it) == group]
         names = {it.engine for it in own}
         rest = [it for it in said if left_out_with(it) != group]
-        engines = fit_engines([it for it in rest if it.engine in {*names, "tensorrt-llm"}])
+        engines = fit_engines([it for it in rest if it.engine in {*names, *BASES}])
         left_out |= {it: misses([it], engines[it.engine])[0] for it in own}
     for page in dict.fromkeys(page_of(it.source) for it in said):
         of_page = {it: by for it, by in left_out.items() if page_of(it.source) == page}

@@ -169,7 +169,7 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str], catalogue: str) -> 
     assert "... and 2 more: --top, or --json for all" in out
     assert "T4: its price is stale: of 2025-01-01, by old." in out
     assert "On a MIG instance, if other work fills the rest of the GPU:" in out
-    assert "the median estimate is 13% off 14 published figures" in out
+    assert "the median estimate is 3% off 8 published figures" in out
 
 
 def test_what_is_printed_of_training(capsys: pytest.CaptureFixture[str], catalogue: str) -> None:
