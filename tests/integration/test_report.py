@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -22,7 +23,8 @@ from drawing.page import chromium, picture
 from gpucost.advice.report.document import Report
 from gpucost.advice.report.questions import RAW_COST, asked
 from page_server import Handler, serving
-from played_month import CLUSTER, H100, WASTE, month
+from played_month import CLUSTER, H100, START, WASTE, month, samples
+from real_prometheus import prometheus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from played_month import Month
 
 Json = dict[str, Any]
+JSON = ("--format", "json")
 
 
 @pytest.fixture(scope="module")
@@ -266,9 +269,6 @@ def test_an_invoice_is_set_beside_the_ledger_by_type_and_day(played: Month, tmp_
 def test_without_rules_the_counters_are_asked_and_the_head_says_so(
     played: Month, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from played_month import START, samples  # noqa: PLC0415 - only here
-    from real_prometheus import prometheus  # noqa: PLC0415
-
     series, truth = samples(48)
     with prometheus(tmp_path_factory.mktemp("bare")) as bare:
         bare.write(
@@ -322,14 +322,49 @@ def test_what_the_data_lacks_is_said_in_the_head(played: Month) -> None:
     remarks = {it["kind"]: it["text"] for it in found["remarks"]}
     assert "begins 2 days after --from" in remarks["short_history"]
     assert "no office hours are looked for" in remarks["less_than_a_week"]
-    assert "600 s behind" in remarks["clock_skew"]
-    assert "no_ledger" in remarks, "the ledgers were not watched two days before"
+    assert re.search(r"\b60\d s behind", remarks["clock_skew"])
+    assert found["total"]["by_ledger"]
+    assert found["scope"]["start"] == "2026-01-12T00:00:00Z", "where the history begins"
     assert found["scope"]["seen_hours"] == 72
-    assert found["total"]["usd"] == pytest.approx(played.usd / 10, rel=0.05)
+    assert found["total"]["usd"] == pytest.approx(played.usd / 10, rel=0.05)  # but for `stuck`
     assert found["total"]["usd_per_month"] == pytest.approx(
         found["total"]["usd"] * 730 / 72, rel=1e-6
     )
     assert all(it["kind"] != "office_hours" for it in found["actions"])
+
+
+def test_minutes_after_the_install_there_are_figures(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Two GPUs of 3.60 USD for the twelve minutes to now, in whichever hours they lie."""
+    now = time.time() // 60 * 60
+    moments = [round((now - n * 60) * 1000) for n in reversed(range(12))]
+    who = {"namespace": "web", "workload": "chat", "workload_kind": "Deployment", "team": "web"}
+    kind = {"gpu_model": H100, "capacity_type": "on_demand", "node_pool": "h100", "state": "used"}
+    rate = {"__name__": "workload:gpucost_cost_usd:rate5m", **who, **kind}
+    setting = {"__name__": "gpucost:stale_after_seconds:setting"}
+    with prometheus(tmp_path_factory.mktemp("young")) as young:
+        young.write(
+            {
+                tuple(sorted(rate.items())): [(at, 2 * 3.60 / 3600) for at in moments],
+                tuple(sorted(setting.items())): [(at, 300.0) for at in moments],
+            }
+        )
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "gpucost", "report", "--format", "json", "--from", "2h"),
+                *("--prometheus", f"http://127.0.0.1:{young.port}"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+    found = json.loads(done.stdout)
+    assert found["total"]["usd"] == pytest.approx(2 * 3.60 * 12 / 60, rel=0.01)
+    assert found["scope"]["seen_hours"] == pytest.approx(0.2, rel=0.01)
+    assert found["total"]["usd_per_month"] == pytest.approx(2 * 3.60 * 730, rel=0.01)
+    assert "less_than_a_week" in {it["kind"] for it in found["remarks"]}
 
 
 def test_the_names_of_the_fleet_are_those_of_one_cluster(report: Json) -> None:

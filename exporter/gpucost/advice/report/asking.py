@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from gpucost.advice.report.facts import Note
@@ -21,12 +22,15 @@ class Asker:
     """One range of one scope: `match` are matchers that every query gets."""
 
     def __init__(self, prometheus: Prometheus, span: Span, zone: ZoneInfo, match: str) -> None:
-        """The range is widened to whole hours."""
+        """The range is one of whole hours, but that the present one counts as far as it is."""
         self.prometheus = prometheus
         self.zone = zone
         self.match = match
         self.start = span.start // HOUR * HOUR
-        self.end = max(span.end // HOUR * HOUR, self.start + HOUR)
+        self.last_hour_ends = max(span.end // HOUR * HOUR, self.start + HOUR)
+        if span.end // HOUR == time.time() // HOUR:
+            self.last_hour_ends = span.end // HOUR * HOUR + HOUR
+        self.end = min(self.last_hour_ends, max(span.end // 1.0, self.start + 60.0))
         self.notes: list[Note] = []
 
     @property
@@ -58,7 +62,8 @@ class Asker:
         """The answers of each hour, given at its end, in pieces. `what` is for the progress."""
         first = (self.start if start is None else start) + HOUR + OFFSET_SECONDS
         query = asked(question, self.match)
-        yield from self.prometheus.over(query, first, self.end + OFFSET_SECONDS, HOUR, what)
+        last = self.last_hour_ends + OFFSET_SECONDS
+        yield from self.prometheus.over(query, first, last, HOUR, what)
 
 
 def labels(row: Row, names: str) -> tuple[str, ...]:

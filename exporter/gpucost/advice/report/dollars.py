@@ -20,17 +20,31 @@ if TYPE_CHECKING:
 
 WHOLE_WEEK = 7 * 24
 _LEDGER_AGREES = 0.01
+_WHOLE = 0.9
+"""Of an hour's evaluations."""
+_FEW_HOURS = 2
+_NOW_SECONDS = 300.0
+"""Of EVALUATIONS_NOW: where no hour is whole, it says how often rules are evaluated."""
 
 
 class Evaluated(Struct, frozen=True):
-    """When rules were evaluated: the seconds that a sample stands for, and the hours seen."""
+    """When rules were evaluated: the seconds that a sample stands for, and the hours seen.
+
+    `whole_hours` are those without a gap; `seen_seconds` leaves out what of the first and the last
+    hour lies outside of the history.
+    """
 
     seconds: float
     hours: tuple[float, ...]
+    whole_hours: tuple[float, ...]
+    seen_seconds: float
 
 
 def evaluated(asker: Asker) -> Evaluated | None:
-    """How rules were evaluated; None where nothing is recorded. What is missing is noted."""
+    """How rules were evaluated; None where nothing is recorded. What is missing is noted.
+
+    The range is narrowed to where the history begins.
+    """
     counts: dict[float, float] = {}
     for rows in asker.hourly(ask.EVALUATIONS, ""):
         for row in rows:
@@ -44,32 +58,39 @@ def evaluated(asker: Asker) -> Evaluated | None:
         )
         return None
     often = max(counts.values())
+    if len(counts) <= _FEW_HOURS and (now := asker.one(ask.EVALUATIONS_NOW, asker.end)):
+        often = max(often, now * HOUR / _NOW_SECONDS)
     seconds = HOUR / often
-    # The hour in which recording began is no hour of it.
-    begun = min(at for at, count in counts.items() if count >= often / 2)
-    counts = {at: count for at, count in counts.items() if at >= begun}
+    # The hour in which recording began is no hour of it, unless there are hardly others.
+    begun = min(counts)
+    if len(counts) > _FEW_HOURS and counts[begun] < often / 2:
+        del counts[begun]
+        begun = min(counts)
     if begun > asker.start:
         asker.note(
             "short_history",
             f"The history begins {days(begun - asker.start)} after --from: the figures are of"
             f" {days(asker.end - begun)}, and a month is reckoned from those.",
         )
-    missing = sum(often - count for count in counts.values()) * seconds
-    missing += HOUR * (round((asker.end - begun) / HOUR) - len(counts))
+        asker.start = begun
+    hours = tuple(sorted(counts))
+    outside = sum(often - counts[at] for at in {hours[0], hours[-1]}) * seconds
+    missing = sum(often - counts[at] for at in hours[1:-1]) * seconds
+    missing += hours[-1] - hours[0] + HOUR - len(hours) * HOUR
     if missing > _LEDGER_AGREES * (asker.end - begun):
         asker.note(
             "gaps",
             f"Rules were not evaluated for {days(missing)} of {days(asker.end - begun)}: what"
             " was spent then is known from the ledgers only, and its states are not.",
         )
-    hours = tuple(sorted(counts))
     if len(hours) < WHOLE_WEEK:
         asker.note(
             "less_than_a_week",
-            f"Only {days(len(hours) * HOUR)} were seen: no office hours are looked for, and a"
-            " month's savings are a guess from them.",
+            f"Only {days(len(hours) * HOUR - outside)} were seen: no office hours are looked for,"
+            " and a month's savings are a guess from them.",
         )
-    return Evaluated(seconds, hours)
+    whole = tuple(at for at in hours if counts[at] >= _WHOLE * often)
+    return Evaluated(seconds, hours, whole, hours[-1] - hours[0] + HOUR - outside)
 
 
 def cost(asker: Asker, evaluated: Evaluated | None) -> Fold:

@@ -28,9 +28,13 @@ def observe(
     asker = Asker(prometheus, span, zone, match)
     evaluated = dollars.evaluated(asker)
     fold = dollars.cost(asker, evaluated)
-    count = round((asker.end - asker.start) / HOUR)
-    hours = evaluated.hours if evaluated else tuple(asker.start + n * HOUR for n in range(count))
-    weight = evaluated.seconds if evaluated else 0.0
+    seen_seconds = evaluated.seen_seconds if evaluated else asker.end - asker.start
+    hours = whole_hours = tuple(
+        asker.start + n * HOUR for n in range(round((asker.last_hour_ends - asker.start) / HOUR))
+    )
+    weight = 0.0
+    if evaluated:
+        weight, hours, whole_hours = evaluated.seconds, evaluated.hours, evaluated.whole_hours
     lines = fold.lines(hours)
     if not lines:
         raise SourceError(
@@ -45,7 +49,7 @@ def observe(
     if charged is not None:
         lines, ledger_usd = dollars.believed(asker, lines, charged, seen)
     lines = use.told(asker, lines)
-    nodes = machines.nodes(asker, weight, len(hours) * HOUR)
+    nodes = machines.nodes(asker, weight, seen_seconds)
     services = use.services(asker, lines, weight)
     pending = machines.pending(asker)
     prices = machines.prices(asker, nodes)
@@ -54,7 +58,7 @@ def observe(
     return Facts(
         start=asker.start,
         end=asker.end,
-        seen_seconds=len(hours) * HOUR,
+        seen_seconds=seen_seconds,
         lines=tuple(lines),
         sample_seconds=weight,
         ledger_usd=ledger_usd,
@@ -62,7 +66,7 @@ def observe(
         services=services,
         pending=pending,
         prices=prices,
-        floors=fold.floors(hours),
+        floors=fold.floors(whole_hours),
         days=_scaled(fold.days, sum(line.total_usd for line in lines) / seen if seen else 1.0),
         node_usd=node_usd,
         notes=tuple(asker.notes),

@@ -26,6 +26,10 @@ EVALUATIONS = Question(
 )
 """How often rules were evaluated in an hour: the weight of a sample, and the gaps."""
 
+EVALUATIONS_NOW = Question(
+    "max(count_over_time(gpucost:stale_after_seconds:setting[5m]))", "settings.yaml"
+)
+
 COST = Question(
     f"max by ({KEY}, state) (sum_over_time(workload:gpucost_cost_usd:rate5m{{$match}}[1h]))",
     "cost.yaml",
