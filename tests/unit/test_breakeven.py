@@ -163,19 +163,29 @@ def test_no_requests_have_no_cost_each() -> None:
     assert nothing.requests_per_usd == 0.0
 
 
-def test_busy_periods_are_those_of_a_queue_without_waiting() -> None:
-    """The closed form against requests that come one by one, at random."""
+def test_a_replica_is_up_as_long_as_requests_that_come_at_random_keep_it() -> None:
+    """The closed form against requests that come one by one."""
     chance = Random(1)  # noqa: S311 - a simulation, the same every time
     rate, arrivals = 1 / 400, 200_000
-    length = REPLICA.seconds + TO_ZERO.idle_seconds
-    at = paid = until = 0.0
+    stay = REPLICA.seconds + TO_ZERO.idle_seconds
+    at = paid = until = ready = 0.0
     for _ in range(arrivals):
         at += chance.expovariate(rate)
         if at > until:
-            paid += TO_ZERO.cold_start_seconds
-        paid += at + length - max(at, until)
-        until = at + length
+            until, ready = at, at + TO_ZERO.cold_start_seconds
+        ends = max(at, ready) + stay
+        paid += max(0.0, ends - until)
+        until = max(until, ends)
     assert TO_ZERO.hourly(demand(rate)) == pytest.approx(paid / at, rel=0.01)
+
+
+@given(st.floats(1e-7, 1e3), st.floats(0, 600), st.floats(0, 600))
+def test_no_replica_is_paid_for_more_than_all_of_the_time(
+    rate: float, cold: float, least: float
+) -> None:
+    price = ServerlessPrice("cloud", "L4", 0.001, 60.0, least, cold)
+    full = max(1.0, rate / REPLICA.requests_per_second) * 3.6
+    assert Serverless("serverless", price, 5.0).hourly(demand(rate)) <= full * (1 + 1e-9)
 
 
 # --- The tables ----------------------------------------------------------------------------------

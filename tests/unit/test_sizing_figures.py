@@ -9,7 +9,16 @@ import pytest
 
 import fit_sizing
 from gpucost.sizing.engines import ENGINES
-from gpucost.sizing.training import TRAINERS, TRAINING_FIGURES, TRAINING_MISSED
+from gpucost.sizing.precision import PRECISIONS
+from gpucost.sizing.shapes import shape_of_parameters
+from gpucost.sizing.training import (
+    TRAINERS,
+    TRAINING_FIGURES,
+    TRAINING_MISSED,
+    Job,
+    Method,
+    training_memory,
+)
 
 INFERENCE = fit_sizing.inference_figures()
 SAID = [it for it in INFERENCE if it.lengths_said]
@@ -56,6 +65,15 @@ def test_training_is_estimated_and_ranked_as_well() -> None:
 )
 def test_everything_that_was_measured_fits(figure: fit_sizing.Published, fits: bool) -> None:  # noqa: FBT001 - the outcome
     assert fits, figure
+
+
+def test_every_training_that_was_run_fits() -> None:
+    gpus, models = fit_sizing.known()
+    for it in TRAINING:
+        shape = models.get(it.model) or shape_of_parameters((it.parameters or 0.0) * 1e9)
+        method: Method = "lora" if it.method == "lora" else "full"
+        job = Job(shape, PRECISIONS[it.precision], method, it.sequence)
+        assert training_memory(job, gpus[it.gpu_model], it.gpus).fits, it
 
 
 def test_stated_constants_and_misses_are_those_of_the_fit() -> None:

@@ -155,6 +155,7 @@ def _from_prometheus(given: argparse.Namespace) -> tuple[Week, str]:
     prometheus = connection.connect(given)
     try:
         found = histories.read(prometheus, span, selector)
+        remarks = tuple(histories.remarks(prometheus))
     finally:
         prometheus.close()
     if not found:
@@ -169,6 +170,7 @@ def _from_prometheus(given: argparse.Namespace) -> tuple[Week, str]:
         week = week_of(found[0], span.seconds / histories.HOUR)
     except WeekError as error:
         raise ConfigError(f"--workload: {given.workload}: {error}") from error
+    week = replace(week, remarks=(*week.remarks, *remarks))
     return week, found[0].served_model.rpartition("/")[2]
 
 

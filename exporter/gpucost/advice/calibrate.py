@@ -69,6 +69,7 @@ class Calibration(Struct, frozen=True):
     factors: dict[str, float]
     measured: tuple[Measured, ...]
     left_out: tuple[LeftOut, ...]
+    remarks: tuple[str, ...] = ()
 
 
 def calibrated(

@@ -7,6 +7,8 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from gpucost.advice import connection, flags, histories, recommend_words
 from gpucost.advice.calibrate import calibrated
 from gpucost.config import ConfigError
@@ -147,9 +149,12 @@ def _calibration(
     prometheus = connection.connect(given)
     try:
         found = histories.read(prometheus, span, 'namespace!=""')
+        remarks = tuple(histories.remarks(prometheus))
     finally:
         prometheus.close()
-    return calibrated(found, ENGINES[given.engine], known_shapes(facts), gpus, flags.gpu_id)
+    shapes = known_shapes(facts)
+    outcome = calibrated(found, ENGINES[given.engine], shapes, gpus, flags.gpu_id)
+    return replace(outcome, remarks=remarks)
 
 
 def _training(given: argparse.Namespace) -> int:

@@ -194,6 +194,8 @@ def _measured(calibration: Calibration) -> Iterator[str]:
         )
     else:
         yield "None of your workloads could correct the estimates."
+    for remark in calibration.remarks:
+        yield f"{remark[0].upper()}{remark[1:]}."
     for out in calibration.left_out:
         yield f"Not measured: {out.workload}: {out.reason}."
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gpucost.advice.breakeven.cross import Outcome
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_STYLES = ("report", "breakeven")
 _WIDTH, _HEIGHT = 960.0, 420.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76.0, 12.0, 14.0, 44.0
 _DECADES = 3
@@ -31,7 +32,8 @@ _EVERY = 2
 
 def page(outcome: Outcome, remarks: Sequence[str] = ()) -> str:
     """The page."""
-    css = (resources.files(__package__) / "page.css").read_text(encoding="utf-8")
+    advice = resources.files("gpucost.advice")
+    css = "".join((advice / name / "page.css").read_text("utf-8") for name in _STYLES)
     subject = list(text.subject(outcome.demand))
     head = el(
         "head",
@@ -56,13 +58,17 @@ def page(outcome: Outcome, remarks: Sequence[str] = ()) -> str:
             "section", el("h2", "By requests"), _chart(outcome), _legend(outcome), _verdict(outcome)
         ),
         el("section", el("h2", "At this demand"), _table(outcome)),
-        el("section", el("h2", "To know"), el("ul", *(el("li", it) for it in text.notes(outcome)))),
+        el(
+            "section",
+            el("h2", "To know"),
+            el("ul", *(el("li", it) for it in text.notes(outcome)), class_="notes"),
+        ),
     )
     return f"<!doctype html>\n{el('html', head, body, lang='en')}\n"
 
 
 def _verdict(outcome: Outcome) -> Html:
-    return el("ul", *(el("li", line) for line in text.verdict(outcome)), class_="verdict")
+    return el("ul", *(el("li", line) for line in text.verdict(outcome)), class_="notes")
 
 
 def _table(outcome: Outcome) -> Html:
@@ -71,11 +77,16 @@ def _table(outcome: Outcome) -> Html:
         "div",
         el(
             "table",
-            el("thead", el("tr", *(el("th", cell, scope="col") for cell in head))),
-            el("tbody", *(el("tr", *(el("td", cell) for cell in row)) for row in rows)),
+            el("thead", _row("th", head)),
+            el("tbody", *(_row("td", row) for row in rows)),
         ),
         class_="wide",
     )
+
+
+def _row(tag: str, cells: Sequence[str]) -> Html:
+    """The first cell is words, and the others figures."""
+    return el("tr", *(el(tag, cell, class_="n" if at else None) for at, cell in enumerate(cells)))
 
 
 def _legend(outcome: Outcome) -> Html:
@@ -87,7 +98,7 @@ def _legend(outcome: Outcome) -> Html:
         )
         for n, curve in enumerate(text.drawn(outcome))
     )
-    return el("ul", join(*marks), class_="legend")
+    return el("ul", join(*marks), class_="legend ways")
 
 
 def _chart(outcome: Outcome) -> Html:

@@ -1,8 +1,9 @@
 """The ways to serve, and what an hour of each costs. Pure.
 
-Requests come at random (Poisson) within an hour. A replica that stays for `idle` seconds after its
-last request is then up for 1 - exp(-rate x (seconds + idle)) of the time, and starts rate x
-exp(-rate x (seconds + idle)) times a second: the busy periods of a queue with no waiting (M/G/inf).
+Requests come at random (Poisson) within an hour. A replica that is there for a lone request for
+`whole` seconds, its start and its waiting for another included, and that each further request keeps
+for `stay` seconds, is up for 1 - 1 / (rate x (whole - stay) + exp(rate x stay)) of the time: busy
+and idle periods of a queue in which nobody waits (M/G/inf), the first request of one being longer.
 Under load, as many are up as the work needs.
 """
 
@@ -18,7 +19,7 @@ from gpucost.sizing.facts import stale, typed
 if TYPE_CHECKING:
     from datetime import date
 
-    from gpucost.advice.breakeven.demand import Demand, Replica, Tokens
+    from gpucost.advice.breakeven.demand import Demand, Tokens
     from gpucost.sizing.facts import Facts
 
 STALE_DAYS = 90
@@ -107,12 +108,9 @@ class ScaledToZero(Struct, frozen=True):
 
     def hourly(self, demand: Demand) -> float:
         """USD an hour, over all hours."""
-        up = 0.0
-        for rate in demand.hours:
-            paid = _up(rate, demand.replica, self.idle_seconds, self.headroom)
-            starts = _starts(rate, demand.replica, self.idle_seconds)
-            up += paid + starts * self.cold_start_seconds
-        return up / len(demand.hours) * self.usd_per_hour
+        stay = demand.replica.seconds + self.idle_seconds
+        whole = self.cold_start_seconds + stay
+        return _up(demand, stay, whole, self.headroom) * self.usd_per_hour
 
 
 class Serverless(Struct, frozen=True):
@@ -127,17 +125,12 @@ class Serverless(Struct, frozen=True):
     def hourly(self, demand: Demand) -> float:
         """USD an hour, over all hours."""
         price, replica = self.price, demand.replica
-        cold = price.cold_start_seconds or 0.0
-        alone = cold + replica.seconds + self.idle_seconds
-        counted = alone
+        stay = replica.seconds + self.idle_seconds
+        whole = (price.cold_start_seconds or 0.0) + stay
         if price.granularity_seconds:
-            counted = ceil(alone / price.granularity_seconds - 1e-9) * price.granularity_seconds
-        counted = max(counted, price.minimum_seconds or 0.0)
-        up = 0.0
-        for rate in demand.hours:
-            starts = _starts(rate, replica, self.idle_seconds)
-            up += _up(rate, replica, self.idle_seconds, 1.0) + starts * (cold + counted - alone)
-        return up / len(demand.hours) * 3600 * price.usd_per_second * replica.gpus
+            whole = ceil(whole / price.granularity_seconds - 1e-9) * price.granularity_seconds
+        whole = max(whole, price.minimum_seconds or 0.0)
+        return _up(demand, stay, whole, 1.0) * 3600 * price.usd_per_second * replica.gpus
 
 
 class Api(Struct, frozen=True):
@@ -158,15 +151,22 @@ class Api(Struct, frozen=True):
 Way = Dedicated | ScaledToZero | Serverless | Api
 
 
-def _up(rate: float, replica: Replica, idle_seconds: float, headroom: float) -> float:
-    """Replicas that are up in the mean: as the work needs, or as stay for who may come."""
-    needed = rate / (replica.requests_per_second * headroom)
-    return max(needed, 1 - exp(-rate * (replica.seconds + idle_seconds)))
+def _up(demand: Demand, stay: float, whole: float, headroom: float) -> float:
+    """Replicas that are up in the mean over all hours."""
+    each = demand.replica.requests_per_second * headroom
+    up = (max(rate / each, _there(rate, stay, whole)) for rate in demand.hours)
+    return sum(up) / len(demand.hours)
 
 
-def _starts(rate: float, replica: Replica, idle_seconds: float) -> float:
-    """Cold starts a second."""
-    return rate * exp(-rate * (replica.seconds + idle_seconds))
+_CERTAIN = 50.0
+"""With so many requests to a stay, a replica is never without one."""
+
+
+def _there(rate: float, stay: float, whole: float) -> float:
+    """The part of the time that one replica is up, as the head of this file has it."""
+    if rate * stay > _CERTAIN:
+        return 1.0
+    return 1 - 1 / (rate * (whole - stay) + exp(rate * stay))
 
 
 def serverless_notes(price: ServerlessPrice, today: date) -> tuple[str, ...]:
