@@ -9,13 +9,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
-def columns(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A table whose first `left` columns are words, and the others figures, to the right."""
+def columns(
+    head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, *, last: bool = False
+) -> str:
+    """A table whose first `left` columns, and with `last` the last, are words.
+
+    The others are figures, to the right.
+    """
     lines = [tuple(head), *(tuple(row) for row in rows)]
     widths = [max(len(line[number]) for line in lines) for number in range(len(head))]
     return "".join(
         "  ".join(
-            cell.ljust(width) if number < left else cell.rjust(width)
+            cell.ljust(width)
+            if number < left or (last and number == len(head) - 1)
+            else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         + "\n"

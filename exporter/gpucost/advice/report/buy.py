@@ -12,7 +12,7 @@ from gpucost.advice.report.fold import WORKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gpucost.advice.report.facts import Facts, Line, Pool, Query
+    from gpucost.advice.report.facts import Facts, Pool, Query
 
 RESTART_TOLERANT = (
     *("Job", "CronJob", "JobSet", "PyTorchJob", "MPIJob", "TFJob", "RayJob", "TrainJob"),
@@ -22,6 +22,8 @@ RESTART_TOLERANT = (
 
 REPLICATED = ("Deployment", "ReplicaSet", "InferenceService")
 LEAST_REPLICAS = 2.0
+NOT_FOR_SPOT = ("failing", "terminating")
+"""States that are to be ended, not to be had for less."""
 WORTH = 0.1
 """Of a price, from which another is worth it."""
 LEAST_DAYS = 7
@@ -34,7 +36,7 @@ def spot(facts: Facts) -> Iterator[Action]:
     for line in facts.lines:
         key = line.key
         price = prices.get(key.pool)
-        if not key.namespace or key.capacity_type != "on_demand" or price is None:
+        if key.capacity_type != "on_demand" or price is None or not line.usd.get("used"):
             continue
         other = price.other_usd_per_hour.get("spot")
         if other is None or other > (1 - WORTH) * price.usd_per_hour:
@@ -59,7 +61,11 @@ def spot(facts: Facts) -> Iterator[Action]:
             confidence="medium" if tolerant else "low",
             risk="medium" if tolerant else "high",
             risk_words="Spot nodes are taken away within minutes, and at times there are none.",
-            claims=_all_of(line, 1 - other / price.usd_per_hour),
+            claims=tuple(
+                Claim(key, state, 1 - other / price.usd_per_hour)
+                for state, usd in line.usd.items()
+                if usd and state not in NOT_FOR_SPOT
+            ),
             evidence=(
                 dollars(facts, of_workload(key), ".+"),
                 *_price_queries(facts, key.pool, "spot"),
@@ -121,10 +127,6 @@ def reserved(facts: Facts) -> Iterator[Action]:
                 *_price_queries(facts, pool, "reserved"),
             ),
         )
-
-
-def _all_of(line: Line, ratio: float) -> tuple[Claim, ...]:
-    return tuple(Claim(line.key, state, ratio) for state, usd in line.usd.items() if usd)
 
 
 def _pool(pool: Pool) -> str:

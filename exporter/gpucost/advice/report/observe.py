@@ -40,8 +40,8 @@ def observe(
         raise SourceError(
             "empty",
             "This Prometheus has no dollars of gpucost in that time.",
-            "Is it the one that scrapes gpucost, and --cluster right? docs/operations.md,"
-            " `Prometheus`, says how it is scraped and how the rules come there.",
+            "Is it the one that scrapes gpucost, and --cluster right? docs/operations.md says how"
+            " it is scraped (`Scraping`) and how the rules come there (`Rules and alerts`).",
         )
     seen = sum(line.total_usd for line in lines)
     charged = dollars.ledgers(asker) if evaluated else None

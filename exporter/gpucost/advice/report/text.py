@@ -6,6 +6,7 @@ import re
 import textwrap
 from typing import TYPE_CHECKING
 
+from gpucost.advice.terminal import columns
 from gpucost.status.words import money, percent
 
 if TYPE_CHECKING:
@@ -184,12 +185,12 @@ def _terminal(report: Report, width: int) -> Iterator[str]:
                 subsequent_indent=" " * 23,
             )
     yield ""
-    yield from _aligned(rows(report))
+    yield _aligned(rows(report))
     if report.services:
         yield ""
-        yield from _aligned(services(report), words=2)
+        yield _aligned(services(report), words=2)
     yield ""
-    yield from _aligned(states(report), last=True)
+    yield _aligned(states(report), last=True)
     if report.invoice is not None:
         yield ""
         yield (
@@ -197,22 +198,14 @@ def _terminal(report: Report, width: int) -> Iterator[str]:
             f" {money(report.invoice.invoice_usd)} USD, ledger"
             f" {money(report.invoice.ledger_usd)} USD"
         )
-        yield from _aligned(invoice_rows(report.invoice), last=True)
+        yield _aligned(invoice_rows(report.invoice), last=True)
 
 
-def _aligned(table: Table, *, words: int = 1, last: bool = False) -> Iterator[str]:
-    """Columns; the first ones, and where said the last, are words and stand left."""
+def _aligned(table: Table, *, words: int = 1, last: bool = False) -> str:
+    """Columns; the first ones, and where said the last, are words."""
     head, lines = table
-    every = [head, *lines]
-    widths = [max(len(_clean(line[at])) for line in every) for at in range(len(head))]
-    for line in every:
-        cells = [
-            _clean(cell).ljust(size)
-            if at < words or (last and at == len(head) - 1)
-            else _clean(cell).rjust(size)
-            for at, (cell, size) in enumerate(zip(line, widths, strict=True))
-        ]
-        yield f"  {'  '.join(cells)}".rstrip()
+    cells = [[_clean(cell) for cell in line] for line in lines]
+    return textwrap.indent(columns(head, cells, words, last=last), "  ").rstrip("\n")
 
 
 def _clean(text: str) -> str:
