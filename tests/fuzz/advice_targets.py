@@ -14,7 +14,7 @@ def parse_facts(data: bytes) -> None:
     known_shapes(found)
     for table in found.tables.values():
         for row in table.values():
-            facts.oldest(figure.source.day for figure in row.values())
+            facts.oldest(figure.source for figure in row.values())
 
 
 def parse_shape(data: bytes) -> None:

@@ -29,6 +29,7 @@ from gpucost.advice.breakeven.ways import (
 )
 from gpucost.cli import main
 from gpucost.facts_files import shipped_facts
+from gpucost.pricing.price_list import Source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,10 +217,14 @@ def test_a_model_is_found_however_an_api_spells_it(model: str, found: set[str]) 
     assert {row.model for row in rows} == found
 
 
+SOURCE = Source("page", "2026-07-01", "cloud.example/prices")
+
+
 def test_rows_that_are_old_or_say_too_little_say_so() -> None:
-    price = ServerlessPrice("cloud", "L4", 0.001, covers="gpu", days=("2026-07-01",))
+    price = ServerlessPrice("cloud", "L4", 0.001, covers="gpu", sources=(SOURCE,))
     assert serverless_notes(price, TODAY) == (
         "stale: 150 days old",
+        "source of 2026-07-01: cloud.example/prices",
         "its cold start is not known and not in it",
         "processors and memory are billed besides",
     )

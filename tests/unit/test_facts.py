@@ -11,6 +11,7 @@ import pytest
 
 from gpucost.facts_files import SHIPPED, facts_of, shipped_facts
 from gpucost.prices import load_models
+from gpucost.pricing.price_list import Source
 from gpucost.sizing.facts import KEY_WORDS, Facts, FactsError, merged, oldest, parse, stale
 from gpucost.sizing.gpus import gpu_speeds, instances
 from gpucost.sizing.shapes import known_shapes
@@ -108,11 +109,11 @@ def test_a_gpu_that_no_table_of_models_has_must_say_its_memory() -> None:
     ],
 )
 def test_a_row_is_as_old_as_its_oldest_figure(days: list[str], said: str) -> None:
-    assert stale(days, date(2026, 11, 28), 90) == said
+    assert stale([Source("a", day, "b") for day in days], date(2026, 11, 28), 90) == said
 
 
 def test_without_a_day_there_is_no_oldest() -> None:
-    assert oldest(["?", "2026-01-01"]) is None
+    assert oldest([Source("a", "?", "b"), Source("c", "2026-01-01", "d")]) is None
 
 
 def test_a_file_that_is_no_table_is_refused_by_name(tmp_path: Path) -> None:

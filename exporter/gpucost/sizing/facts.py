@@ -98,25 +98,27 @@ def _typed(table: str, key: Key, row: Row, kind: type[T], names: tuple[str, ...]
     fields: dict[str, object] = dict(zip(names, key, strict=True))
     for name, figure in row.items():
         fields[name] = figure.text
-    if "days" in getattr(kind, "__struct_fields__", ()):
-        fields["days"] = sorted({figure.source.day for figure in row.values()})
+    if "sources" in getattr(kind, "__struct_fields__", ()):
+        fields["sources"] = sorted(
+            {figure.source for figure in row.values()}, key=lambda it: it.key
+        )
     try:
         return msgspec.convert(fields, kind, strict=False)
     except msgspec.ValidationError as error:
         raise FactsError(f"table {table}, {' '.join(key)}: {error}") from error
 
 
-def oldest(days: Iterable[str]) -> date | None:
+def oldest(sources: Iterable[Source]) -> date | None:
     """The day of the oldest figure; None where one has no day."""
-    known = [None if day == NO_DAY else day_of(day) for day in days]
+    known = [None if it.day == NO_DAY else day_of(it.day) for it in sources]
     if None in known:
         return None
     return min((day for day in known if day is not None), default=None)
 
 
-def stale(days: Iterable[str], today: date, after_days: int) -> str:
-    """Why figures of these days are not to be relied on; empty where they are fresh."""
-    day = oldest(days)
+def stale(sources: Iterable[Source], today: date, after_days: int) -> str:
+    """Why figures of these sources are not to be relied on; empty where they are fresh."""
+    day = oldest(sources)
     if day is None:
         return "its day is not known"
     age = (today - day).days

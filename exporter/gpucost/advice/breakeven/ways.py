@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from gpucost.sizing.facts import stale, typed
+from gpucost.pricing.price_list import Source  # noqa: TC001 - msgspec reads it
+from gpucost.sizing.facts import NO_DAY, stale, typed
 
 if TYPE_CHECKING:
     from datetime import date
@@ -37,7 +38,7 @@ class ApiPrice(Struct, frozen=True, forbid_unknown_fields=True):
     batch_discount: float | None = None
     context: float | None = None
     retires: str = ""
-    days: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
 
     def usd_per_request(self, tokens: Tokens, batch_part: float = 0.0) -> float:
         """Of a mean request, this part of which can wait for a batch."""
@@ -63,7 +64,7 @@ class ServerlessPrice(Struct, frozen=True, forbid_unknown_fields=True):
     minimum_seconds: float | None = None
     cold_start_seconds: float | None = None
     covers: str = ""
-    days: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
 
 
 def api_prices(facts: Facts) -> list[ApiPrice]:
@@ -169,9 +170,14 @@ def _there(rate: float, stay: float, whole: float) -> float:
     return 1 - 1 / (rate * (whole - stay) + exp(rate * stay))
 
 
+def _said_by(source: Source) -> str:
+    day = "" if source.day == NO_DAY else f" of {source.day}"
+    return f"source{day}: {source.origin}"
+
+
 def serverless_notes(price: ServerlessPrice, today: date) -> tuple[str, ...]:
     """What to know of a row."""
-    notes = [stale(price.days, today, STALE_DAYS)]
+    notes = [stale(price.sources, today, STALE_DAYS), *map(_said_by, price.sources)]
     if price.cold_start_seconds is None:
         notes.append("its cold start is not known and not in it")
     if price.covers == "gpu":
@@ -181,7 +187,7 @@ def serverless_notes(price: ServerlessPrice, today: date) -> tuple[str, ...]:
 
 def api_notes(price: ApiPrice, tokens: Tokens, batch_part: float, today: date) -> tuple[str, ...]:
     """What to know of a row."""
-    notes = [stale(price.days, today, STALE_DAYS)]
+    notes = [stale(price.sources, today, STALE_DAYS), *map(_said_by, price.sources)]
     if tokens.cached and price.cached_input is None:
         notes.append("cached tokens at full price: it has none for them")
     if batch_part and price.batch_discount is None:
