@@ -355,6 +355,14 @@ def test_gpus_without_links_are_bound_by_what_they_exchange() -> None:
     assert near.limit == "compute"
 
 
+def test_what_a_machine_takes_in_comes_by_the_links_of_all_its_gpus() -> None:
+    together = trained(job("Llama-3-70B"), TRAINERS["fsdp"], GPUS["H100-80GB"], 64, 8)
+    apart = trained(job("Llama-3-70B"), TRAINERS["fsdp"], GPUS["H100-80GB"], 64, 1)
+    assert together is not None
+    assert apart is not None
+    assert apart.interconnect == pytest.approx(8 * together.interconnect)
+
+
 def test_adapters_are_cheaper_to_train_than_all_weights() -> None:
     whole = trained(job("Llama-3-8B"), TRAINERS["fsdp"], GPUS["A100-80GB"], 1)
     few = trained(job("Llama-3-8B", "lora"), TRAINERS["fsdp"], GPUS["A100-80GB"], 1)

@@ -406,7 +406,7 @@ def _training_fit(ask: TrainingAsk, gpu: GpuSpeed, offer: Offer, nodes: int) -> 
         work,
         held.room / GIB,
         used / GIB,
-        tuple(_training_notes(job, gpu, offer, nodes)),
+        tuple(_training_notes(ask, gpu, offer, nodes)),
         job.micro_sequences,
     )
 
@@ -423,11 +423,13 @@ def _fullest(job: Job, gpu: GpuSpeed, gpus: int, most: int) -> Job | None:
     return found
 
 
-def _training_notes(job: Job, gpu: GpuSpeed, offer: Offer, nodes: int) -> Iterator[str]:
+def _training_notes(ask: TrainingAsk, gpu: GpuSpeed, offer: Offer, nodes: int) -> Iterator[str]:
     if gpu.is_assumed:
         yield "its arithmetic is in no source: taken low"
-    if not is_native(gpu, job.precision):
-        yield f"{job.precision.name} is computed in 16 bit here"
+    if not is_native(gpu, ask.job.precision):
+        yield f"{ask.job.precision.name} is computed in 16 bit here"
+    if not ask.trainer.gathers:
+        return
     if offer.gpus > 1 and not gpu.nvlink_gb_s:
         yield "without NVLink, or none is known: PCIe between GPUs"
     if nodes > 1:

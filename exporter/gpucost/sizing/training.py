@@ -28,20 +28,23 @@ TrainingLimit = Literal["compute", "bandwidth", "interconnect"]
 class Trainer(Struct, frozen=True):
     """A training stack, and the part that it reaches of the tensor cores' rate.
 
-    `traffic_bytes` are what a token moves in each layer for each value of its width, times what
-    the layer's kind adds (DENSE_TRAFFIC, and one for each expert that it goes to).
+    `gathers` says that weights are shared out and gathered layer by layer at every step; else
+    GPUs keep theirs, and what they exchange is in the fit. `traffic_bytes` are what a token moves
+    in each layer for each value of its width, times what the layer's kind adds (DENSE_TRAFFIC, and
+    one for each expert that it goes to).
     """
 
     name: str
     also: tuple[str, ...]
     compute: float
     traffic_bytes: float
+    gathers: bool = False
 
 
 TRAINERS: dict[str, Trainer] = {
     it.name: it
     for it in (
-        Trainer("fsdp", ("deepspeed", "pytorch", "llm-foundry"), 0.504, 154.0),
+        Trainer("fsdp", ("deepspeed", "pytorch", "llm-foundry"), 0.504, 154.0, gathers=True),
         Trainer("megatron", ("nemo", "megatron-bridge"), 0.508, 177.0),
     )
 }
@@ -161,7 +164,7 @@ def trained(
     return Trained(
         flops / (tera * 1e12 * trainer.compute),
         traffic / (gpu.bandwidth_gb_s * 1e9),
-        0.0 if per_node is None else _exchange(job, gpu, gpus, per_node),
+        _exchange(job, gpu, gpus, per_node) if per_node and trainer.gathers else 0.0,
     )
 
 
@@ -171,7 +174,8 @@ def _exchange(job: Job, gpu: GpuSpeed, gpus: int, per_node: int) -> float:
         return 0.0
     link = (gpu.nvlink_gb_s or 0.0) / 2 or PCIE_GB_S
     if gpus > per_node:
-        link = min(link, BETWEEN_NODES_GB_S)
+        # What comes into a machine comes once, by the links of all its GPUs.
+        link = min(link, BETWEEN_NODES_GB_S * per_node)
     times = 3 if job.method == "full" else 2
     moved = times * job.model.parameters * HALF_BYTES * (gpus - 1) / gpus
     step = float(job.sequence_tokens * job.micro_sequences)
