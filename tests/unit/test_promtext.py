@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +79,27 @@ def test_a_malformed_line_refuses_the_page_by_its_number(line: str) -> None:
     with pytest.raises(SourceError, match=r"^Line 3 is not Prometheus text") as caught:
         parse_rows(f"# TYPE X_B gauge\nX_B 1\n{line}\nX_B 2\n".encode(), "X_")
     assert caught.value.kind == "malformed"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"X " + b"1" * 200_000 + b" x",
+        b"X 1 " + b"1" * 200_000 + b"x",
+        b"X 1 # {} " + b"1" * 200_000 + b"x",
+        b"X 1" + b" " * 200_000 + b"x",
+        b"X" + b" " * 200_000 + b"x",
+        b"X{" + b'"a"' * 200_000,
+        b'X{a="' + b'\\"' * 200_000,
+        b"X 1" + b" # {" * 200_000,
+    ],
+)
+def test_a_hostile_line_costs_no_more_than_its_length(line: bytes) -> None:
+    """Pages come from pods too. Tried again at every digit, these would take minutes."""
+    began = time.monotonic()
+    with pytest.raises(SourceError):
+        parse_rows(line, "X")
+    assert time.monotonic() - began < 10
 
 
 def test_a_malformed_line_is_quoted_in_part_only() -> None:

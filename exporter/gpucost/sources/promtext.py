@@ -16,13 +16,13 @@ from msgspec import Struct
 from gpucost.sources.base import SourceError
 
 _BRACED = rb'(?:[^"}]++|"(?:[^"\\]++|\\.)*+")*+'
-_NUMBER = rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBER = rb"[-+]?(?>\d++(?:\.\d*+)?|\.\d++)(?>[eE][-+]?\d++)?"
 _LINE = re.compile(
     rb"(?P<name>[a-zA-Z_:][\w:]*)"
     rb"(?:[ \t]*\{(?P<labels>" + _BRACED + rb")\}|(?=[ \t]))"
-    rb"[ \t]*(?P<value>" + _NUMBER + rb"|[-+]?(?i:nan|inf(?:inity)?))"
+    rb"[ \t]*+(?P<value>" + _NUMBER + rb"|[-+]?(?i:nan|inf(?:inity)?))"
     # A timestamp, in milliseconds; OpenMetrics has seconds, with a fraction, and exemplars.
-    rb"(?:[ \t]+" + _NUMBER + rb")?"
+    rb"(?:[ \t]++" + _NUMBER + rb")?"
     rb"(?:[ \t]+\#[ \t]*\{" + _BRACED + rb"\}[ \t]*" + _NUMBER + rb"(?:[ \t]+" + _NUMBER + rb")?)?"
 )
 _LABEL = re.compile(rb'[ \t]*([a-zA-Z_]\w*)[ \t]*=[ \t]*"((?:[^"\\]++|\\.)*+)"[ \t]*(?:,[ \t]*|$)')
