@@ -142,3 +142,12 @@ def test_estimates_are_corrected_by_what_was_measured(
     for before, after in zip(plain["fits"], own["fits"], strict=True):
         faster = before["between_tokens_seconds"] / after["between_tokens_seconds"]
         assert faster == pytest.approx(factor, rel=0.01)
+
+
+def test_a_range_without_a_full_hour_is_refused(
+    week: Prometheus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    span = ("--from", "2025-11-23T10:10:00Z", "--to", "2025-11-23T10:50:00Z")
+    asked = ("breakeven", "--workload", "serving/chat", *flags(week), *span)
+    assert main(list(asked)) == 2
+    assert "--from: no full hour before --to" in capsys.readouterr().err

@@ -27,6 +27,8 @@ from gpucost.advice.breakeven.ways import (
     serverless_notes,
     serverless_prices,
 )
+from gpucost.advice.breakeven.week import WeekError, week_of
+from gpucost.advice.histories import History, Hour
 from gpucost.cli import main
 from gpucost.facts_files import shipped_facts
 from gpucost.pricing.price_list import Source
@@ -228,6 +230,56 @@ def test_rows_that_are_old_or_say_too_little_say_so() -> None:
         "its cold start is not known and not in it",
         "processors and memory are billed besides",
     )
+
+
+# --- A week that is not whole --------------------------------------------------------------------
+
+HOUR = Hour(
+    0.0,
+    requests_per_second=2.0,
+    input_per_second=1000.0,
+    output_per_second=400.0,
+    running=6.0,
+    replicas=2.0,
+    gpus=2.0,
+    usd_per_second=0.001,
+)
+
+
+def history(*hours: Hour) -> History:
+    return History(("", "ns", "chat"), "m", "vllm", "L4", hours)
+
+
+def test_hours_that_are_not_known_are_left_out_and_said() -> None:
+    week = week_of(history(HOUR, Hour(1.0), replace(HOUR, requests_per_second=4.0)), 3)
+    assert week.demand.hours == (2.0, 4.0)
+    assert any(it.startswith("1 of 3 hours are not known") for it in week.remarks)
+    assert any("less than a week" in it for it in week.remarks)
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("requests_per_second", "no request of it was counted"),
+        ("running", "how many of its requests run at once is not known: give --seconds"),
+        ("gpus", "which GPUs it held is not known"),
+        ("usd_per_second", "what it cost is not known"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_remedy(missing: str, said: str) -> None:
+    with pytest.raises(WeekError, match=said):
+        week_of(history(replace(HOUR, **{missing: None})), 1)
+
+
+def test_an_engine_that_counts_no_tokens_leaves_apis_out_alone() -> None:
+    week = week_of(history(replace(HOUR, input_per_second=None, output_per_second=None)), 1)
+    assert week.demand.tokens is None
+    assert week.demand.replica.seconds == 3.0
+
+
+def test_seconds_that_are_given_stand_in_for_those_that_nobody_measured() -> None:
+    week = week_of(history(replace(HOUR, running=None)), 1, 1.5)
+    assert week.demand.replica.seconds == 1.5
 
 
 # --- The command ----------------------------------------------------------------------------------

@@ -167,7 +167,7 @@ def _from_prometheus(given: argparse.Namespace) -> tuple[Week, str]:
         clusters = ", ".join(it.key[0] or "(none)" for it in found)
         raise ConfigError(f"--cluster: the workload is in several: {clusters}. Name one.")
     try:
-        week = week_of(found[0], span.seconds / histories.HOUR)
+        week = week_of(found[0], span.seconds / histories.HOUR, given.seconds)
     except WeekError as error:
         raise ConfigError(f"--workload: {given.workload}: {error}") from error
     week = replace(week, remarks=(*week.remarks, *remarks))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from gpucost.config import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -87,8 +89,13 @@ def remarks(prometheus: Prometheus) -> Iterator[str]:
 
 
 def read(prometheus: Prometheus, span: Span, selector: str) -> list[History]:
-    """The histories of the workloads of a selector, like `namespace="a"`. Raises SourceError."""
+    """The histories of the workloads of a selector, like `namespace="a"`.
+
+    Raises SourceError, and ConfigError for a range without a full hour.
+    """
     start, end = ceil(span.start / HOUR) * HOUR + HOUR, span.end // HOUR * HOUR
+    if end < start:
+        raise ConfigError("--from: no full hour before --to; figures here are by the hour.")
     found = {
         name: [
             row

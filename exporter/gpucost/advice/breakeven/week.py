@@ -28,18 +28,18 @@ class Week(Struct, frozen=True):
     remarks: tuple[str, ...]
 
 
-def week_of(history: History, hours: float) -> Week:
-    """What a workload's history of so many hours is worth. Raises WeekError."""
+def week_of(history: History, hours: float, seconds: float | None = None) -> Week:
+    """What a workload's history of so many hours is worth.
+
+    `seconds` that a request takes are measured where they are not given. Raises WeekError.
+    """
     rates = [rate for (rate,) in both(history.hours, "requests_per_second")]
     if not rates or not sum(rates):
         raise WeekError(
             "no request of it was counted in this time. Is its engine's page read (gpucost check),"
             " and are the rules of rules/serving.yaml loaded?"
         )
-    busy = [it for it in both(history.hours, "running", "requests_per_second") if it[1] > 0]
-    if not busy:
-        raise WeekError("how many of its requests run at once is not known: give --seconds.")
-    seconds = sum(running for running, _ in busy) / sum(rate for _, rate in busy)
+    seconds = seconds or _seconds(history)
     spread = list(both(history.hours, "gpus", "replicas"))
     if not spread or not sum(gpus for gpus, _ in spread):
         raise WeekError("which GPUs it held is not known: are the rules of rules/cost.yaml loaded?")
@@ -48,14 +48,20 @@ def week_of(history: History, hours: float) -> Week:
     if not paid or not sum(usd for usd, _ in paid):
         raise WeekError("what it cost is not known: do its GPUs have a price (gpucost check)?")
     price = sum(usd for usd, _ in paid) / sum(gpus for _, gpus in paid) * 3600
-    best = max(
-        rate / replicas
-        for rate, replicas in both(history.hours, "requests_per_second", "replicas")
-        if replicas
-    )
+    served = both(history.hours, "requests_per_second", "replicas")
+    best = max(rate / replicas for rate, replicas in served if replicas)
     replica = Replica(history.gpu_model, gpus, seconds, best)
     demand = Demand(tuple(rates), _tokens(history), replica)
     return Week(demand, price, tuple(_remarks(history, hours, demand)))
+
+
+def _seconds(history: History) -> float:
+    """That a request takes: those that run over those that come (Little)."""
+    busy = [it for it in both(history.hours, "running", "requests_per_second") if it[1] > 0]
+    running = sum(it[0] for it in busy)
+    if not running:
+        raise WeekError("how many of its requests run at once is not known: give --seconds.")
+    return running / sum(it[1] for it in busy)
 
 
 def _tokens(history: History) -> Tokens | None:
