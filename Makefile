@@ -74,6 +74,11 @@ rulers: ## the rules on Prometheus 2 and 3 and VictoriaMetrics, which must say t
 deaths: ready ## a thousand random deaths of the exporter, and a stop of minutes: half an hour
 	GPUCOST_KILLS=1000 $(PY) -m pytest -m 'slow or not slow' tests/integration/test_deaths.py
 
+.PHONY: mutants
+mutants: ## whether the rules' tests miss every side of every `or` (a quarter of an hour)
+	@scripts/bootstrap.sh python prometheus
+	PYTHONPATH=tests:scripts $(PY) tests/mutate_rules.py
+
 .PHONY: bench
 bench: ## the published figures, one line each: name value unit goal
 	@scripts/bootstrap.sh python compiler bench

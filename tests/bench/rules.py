@@ -21,7 +21,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -207,16 +209,20 @@ def main(gpus: int, minutes: int, slowest: int) -> None:
             prometheus.run(minutes / 2)
             groups: list[list[dict[str, Any]]] = []
             with_rules = prometheus.run(minutes / 2, lambda: groups.append(prometheus.groups()))
-            series = prometheus.series()
+            series = prometheus.value("prometheus_tsdb_head_series")
+            missed = prometheus.value("prometheus_rule_group_iterations_missed_total")
             prometheus.load({**config, "rule_files": []})
             spent = INTERVAL_SECONDS * (with_rules - prometheus.run(max(2, minutes / 4)))
     server.shutdown()
     server.server_close()
-    report(gpus, series, groups, slowest)
+    print(f"rules_gpus {gpus} gpus -")
+    print(f"rules_series {series:.0f} series -")
+    print(f"rules_evaluations_missed {missed:.0f} groups 0")
+    report(groups, slowest)
     print(f"rules_cpu_per_evaluation {spent:.1f} s -")
 
 
-def report(gpus: int, series: float, seen: list[list[dict[str, Any]]], slowest: int) -> None:
+def report(seen: list[list[dict[str, Any]]], slowest: int) -> None:
     """Print what the groups took, as means of what was seen of them."""
     failed = {
         rule["name"]
@@ -227,8 +233,6 @@ def report(gpus: int, series: float, seen: list[list[dict[str, Any]]], slowest: 
     }
     if failed:
         sys.exit(f"these rules fail: {sorted(failed)}")
-    print(f"rules_gpus {gpus} gpus -")
-    print(f"rules_series {series:.0f} series -")
     took: defaultdict[str, list[float]] = defaultdict(list)
     rules: defaultdict[str, list[float]] = defaultdict(list)
     for groups in seen:
@@ -296,14 +300,12 @@ class Prometheus:
             found: list[dict[str, Any]] = json.load(answer)["data"]["groups"]
         return found
 
-    def series(self) -> float:
-        """How many it has in memory."""
+    def value(self, name: str) -> float:
+        """The sum of one of its own series."""
         with urllib.request.urlopen(f"http://{self._address}/metrics", timeout=60) as answer:
             metrics: str = answer.read().decode()
-        [head] = [
-            it for it in metrics.splitlines() if it.startswith("prometheus_tsdb_head_series ")
-        ]
-        return float(head.split()[1])
+        found = [line for line in metrics.splitlines() if re.match(rf"{name}[{{ ]", line)]
+        return math.fsum(float(line.rpartition(" ")[2]) for line in found)
 
     def _config(self, config: dict[str, Any]) -> None:
         text = json.dumps(config)  # JSON is YAML
