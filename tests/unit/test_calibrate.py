@@ -86,7 +86,7 @@ def test_hours_that_are_not_known_change_nothing() -> None:
         (replace(ran(1.0), gpu_model="NVIDIA X1"), "the speed of NVIDIA X1 is not known"),
         (ran(1.0, hours=5), "only 5 hours have all figures"),
         (ran(1.0, in_flight=0.05), "only 0 hours have all figures"),
-        (ran(6.0), "it is 6 times as fast as estimated: is it the model that it says?"),
+        (ran(6.0), "it is 6 times as fast as estimated, so hardly what its names say"),
     ],
 )
 def test_what_says_nothing_says_why(history: History, reason: str) -> None:
@@ -96,6 +96,10 @@ def test_what_says_nothing_says_why(history: History, reason: str) -> None:
     )
     assert outcome.factors == {}
     assert outcome.left_out[0].reason.startswith(reason)
+
+
+def test_workloads_that_serve_nothing_are_not_listed() -> None:
+    assert says(replace(ran(1.0), engine="", served_model="")) == ({}, [])
 
 
 def test_a_shared_gpu_says_nothing_of_a_whole_one() -> None:

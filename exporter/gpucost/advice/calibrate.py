@@ -83,6 +83,8 @@ def calibrated(
     measured: list[Measured] = []
     left_out: list[LeftOut] = []
     for history in found:
+        if not (history.engine or history.served_model):
+            continue  # serves nothing
         name = "/".join(filter(None, history.key))
         outcome = _one(history, engine, shapes, gpus, gpu_id(history.gpu_model))
         if isinstance(outcome, str):
@@ -125,7 +127,7 @@ def _one(
         return f"only {len(ratios)} hours have all figures and enough to do on whole GPUs"
     factor = median(ratios)
     if not 1 / BELIEVED < factor < BELIEVED:
-        return f"it is {factor:.2g} times as fast as estimated: is it the model that it says?"
+        return f"it is {factor:.2g} times as fast as estimated, so hardly what its names say"
     name = "/".join(filter(None, history.key))
     return Measured(name, gpu_model, history.served_model, len(ratios), factor)
 
