@@ -323,6 +323,19 @@ def test_pods_are_this_nodes_and_a_kubectl_list_will_do() -> None:
         assert read.node is None
 
 
+GPU_A = {"resource_name": "nvidia.com/gpu", "device_ids": ["GPU-a"]}
+
+
+def test_a_torn_list_of_what_is_offered_leaves_who_holds_what() -> None:
+    held = {"name": "a", "namespace": "ml", "containers": [{"name": "c", "devices": [GPU_A]}]}
+    listed = json.dumps({"pod_resources": [held]})
+    read = RecordedNode(frame(podresources_json=listed, allocatable_json="torn"), Config(), "")
+    found = read.kubelet()
+    assert [it.device_id for it in found.holdings.holdings] == ["GPU-a"]
+    assert found.holdings.offered is None
+    assert [problem.kind for problem in found.problems] == ["malformed"]
+
+
 @pytest.mark.parametrize("torn", ["pods_json", "node_json"])
 def test_a_torn_file_does_not_take_the_other_with_it(torn: str) -> None:
     files = {

@@ -308,15 +308,22 @@ class RecordedNode:
         )
 
     def kubelet(self) -> HoldingsRead:
-        """Read podresources.json and allocatable.json. Raises SourceError."""
+        """Read podresources.json and allocatable.json. Raises SourceError for the former.
+
+        Of a live kubelet too, what it offers is missed without losing who holds what.
+        """
 
         def parse() -> HoldingsRead:
-            offered = self.frame.files.get(OFFERED)
-            return parse_holdings(
-                parse_list_json(self.frame.files[HOLDINGS]),
-                None if offered is None else parse_allocatable_json(offered),
-                self.config.kubelet.resource_names,
-            )
+            listed = parse_list_json(self.frame.files[HOLDINGS])
+            offered = None
+            problems: tuple[Problem, ...] = ()
+            if OFFERED in self.frame.files:
+                try:
+                    offered = parse_allocatable_json(self.frame.files[OFFERED])
+                except SourceError as error:
+                    problems = (Problem("kubelet", error.kind, str(error), error.remedy),)
+            read = parse_holdings(listed, offered, self.config.kubelet.resource_names)
+            return HoldingsRead(read.holdings, problems)
 
         return self._once("kubelet", (HOLDINGS, OFFERED), parse)
 
