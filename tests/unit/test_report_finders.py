@@ -91,6 +91,16 @@ def test_only_what_has_replicas_is_scaled_to_zero(kind: str, advice: str) -> Non
     assert found.claims[0].ratio == pytest.approx(50 / 60 * (0.95 if kind == "Deployment" else 1))
 
 
+def test_what_starts_is_given_time() -> None:
+    loading = replace(line(starting=10.0), held_hours=1)
+    assert [it.kind for it in free.not_ready(facts(loading))] == ["slow_start"]
+    assert [it.kind for it in free.not_ready(facts(replace(loading, held_hours=9)))] == [
+        "never_ready"
+    ]
+    broken = replace(line(failing=10.0), held_hours=1)
+    assert [it.kind for it in free.not_ready(facts(broken))] == ["never_ready"]
+
+
 def week(busy: Callable[[int, int], bool]) -> Week:
     hours = [(at // 24, at % 24) for at in range(WEEK_HOURS)]
     used = tuple(4.0 if busy(*it) else 0.0 for it in hours)

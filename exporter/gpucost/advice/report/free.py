@@ -23,6 +23,9 @@ NEVER_USED = 0.005
 IDLE_HOURS = 2
 """Hours without any work, from which a workload counts as idle at times."""
 
+LONG_HOURS = 2
+"""Of hours in which it only started, from which it is never ready: loading a model is not that."""
+
 RESTART_USD = 0.05
 """Of the idle dollars, what waking and the last minutes before sleep take."""
 
@@ -164,7 +167,7 @@ def not_ready(facts: Facts) -> Iterator[Action]:
         failing, starting = line.usd.get("failing", 0.0), line.usd.get("starting", 0.0)
         leaving = line.usd.get("terminating", 0.0)
         never = failing + starting > 0 and not line.usd.get("used")
-        if never and not line.running_usd:
+        if never and not line.running_usd and (failing or line.held_hours >= LONG_HOURS):
             yield _workload(
                 line,
                 "never_ready",
