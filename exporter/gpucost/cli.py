@@ -370,7 +370,9 @@ def _once(given: argparse.Namespace) -> int:
     sys.stdout.buffer.write(page)
     sys.stdout.flush()
     for it in report.problems:  # the page only counts them
-        print(f"gpucost: {it.source}: {it.kind}: {it.message} {it.remedy}", file=sys.stderr)
+        print(f"gpucost: {it.source}: {it.kind}: {it.message}", file=sys.stderr)
+        if it.remedy:
+            print(f"  -> {it.remedy}", file=sys.stderr)
     return 0
 
 
