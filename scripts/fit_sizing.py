@@ -445,11 +445,41 @@ def page(outcome: Outcome, text: str) -> str:
     """docs/advice.md with the table of this outcome."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{_table(outcome)}\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{_table(outcome)}\n{_constants()}\n{END}{after}"
 
 
 def _table(outcome: Outcome) -> str:
     return table(("source", "figures or pairs", "median miss, or share"), outcome.lines)
+
+
+def _constants() -> str:
+    """The efficiencies that estimates use."""
+    engines = table(
+        (
+            "engine", "like it", "of bandwidth", "of compute", "of links", "a layer", "a request",
+            "an all-reduce", "at most in flight",
+        ),
+        (
+            (
+                it.name, ", ".join(it.also), f"{it.bandwidth:.0%}", f"{it.compute:.0%}",
+                f"{it.link:.0%}", _micro(it.layer_seconds), _micro(it.request_seconds),
+                _micro(it.link_seconds), str(it.max_batch),
+            )
+            for it in ENGINES.values()
+        ),
+    )  # fmt: skip
+    trainers = table(
+        ("trainer", "like it", "of compute", "traffic of a token, layer and value of width"),
+        (
+            (it.name, ", ".join(it.also), f"{it.compute:.0%}", f"{it.traffic_bytes:g} bytes")
+            for it in TRAINERS.values()
+        ),
+    )
+    return f"{engines}\n{trainers}"
+
+
+def _micro(seconds: float) -> str:
+    return f"{seconds * 1e6:.3g} µs"
 
 
 def main() -> int:

@@ -268,6 +268,7 @@ def _fit_json(fit: Fit) -> dict[str, object]:
         "limit": fit.limit,
         "memory_gib": fit.memory_gib,
         "memory_used_gib": fit.memory_used_gib,
+        "memory_parts_gib": fit.memory_parts_gib,
         "notes": fit.notes,
     }
     if isinstance(work, Served):

@@ -99,9 +99,14 @@ class Fit(Struct, frozen=True):
     limit: str
     work: Served | Trained
     memory_gib: float
-    memory_used_gib: float
+    memory_parts_gib: Mapping[str, float]
     notes: tuple[str, ...] = ()
     micro_sequences: int = 0
+
+    @property
+    def memory_used_gib(self) -> float:
+        """Of a replica at the demand, or of a GPU in training."""
+        return sum(self.memory_parts_gib.values())
 
     @property
     def gpus(self) -> float:
@@ -305,7 +310,10 @@ def _plan(ask: Ask, replica: _Replica, offer: Offer) -> Fit:
         limit,
         done,
         (held.room + held.weights) / GIB,
-        (held.weights + done.batch * held.kv_per_request) / GIB,
+        {
+            "weights": held.weights / GIB,
+            "keys_and_values": done.batch * held.kv_per_request / GIB,
+        },
         tuple(_notes(ask, service)),
     )
 
@@ -392,7 +400,6 @@ def _training_fit(ask: TrainingAsk, gpu: GpuSpeed, offer: Offer, nodes: int) -> 
     if ask.tokens is not None and ask.days is not None and ask.tokens / tokens > ask.days * 86_400:
         return None
     held = training_memory(job, gpu, gpus)
-    used = held.weights_and_states + held.activations
     return Fit(
         gpu,
         offer,
@@ -405,7 +412,10 @@ def _training_fit(ask: TrainingAsk, gpu: GpuSpeed, offer: Offer, nodes: int) -> 
         work.limit,
         work,
         held.room / GIB,
-        used / GIB,
+        {
+            "weights_and_states": held.weights_and_states / GIB,
+            "activations": held.activations / GIB,
+        },
         tuple(_training_notes(ask, gpu, offer, nodes)),
         job.micro_sequences,
     )
