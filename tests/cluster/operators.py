@@ -70,11 +70,12 @@ def prepare(cache: Path) -> None:
             written.write_text(make(_folder_of(module, path), cache))
 
 
-def archives(cache: Path) -> dict[str, Path]:
-    """Name and archive of every image, made if need be."""
+def archives(cache: Path, *images: str) -> dict[str, Path]:
+    """Name and archive of each of these images, made if need be."""
     made = {}
     (cache / "images").mkdir(parents=True, exist_ok=True)
-    for image, (module, files) in _IMAGES.items():
+    for image in images:
+        module, files = _IMAGES[image]
         name = image.removeprefix("localhost/").partition(":")[0]
         made[image] = cache / "images" / f"{name}-{module.key()}.tar"
         if not made[image].exists():

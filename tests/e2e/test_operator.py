@@ -1,11 +1,12 @@
-"""prometheus-operator with the chart's monitor and rules; upgrades from an older chart; admission.
+"""prometheus-operator with the chart's monitors, rules and boards; Alertmanager pages a webhook.
 
-Of releases of its own, beside the one that the other steps measure.
+Of a release of its own, beside the one that the other steps measure.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,40 +14,47 @@ import requests
 import yaml
 
 from cluster import images, operators
-from cluster.components import Components
 from cluster.place import ROOT, Place
-from e2e.kube import CHART, CommandError, Evidence, Kube, gpu_pod, run
+from e2e.kube import CHART, Evidence, Kube, gpu_pod, run
+from e2e.pace import CYCLE_SECONDS
+from e2e.pager import Pager
 from e2e.prom import Prometheus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
+
+    from cluster.components import Components
+    from e2e.truth import Truth
 
 pytestmark = pytest.mark.slow
 
 NAMESPACE = "watched"
 RELEASE = "gpucost-watched"
-OLD_CHART = ROOT / "tests/helm/old"
+SCRAPE_SECONDS = 5
+GPUS, USD_PER_HOUR = 8, 6.88
+"""Of a GPU of the node."""
+BUDGET = 2.0
+SPENDER = "spends"
+"""The namespace that the budget is of."""
 
-VALUES = """
+VALUES = f"""
 clusterName: east
-state: {hostPath: /var/lib/gpucost-watched}
-config: {scrape_interval_seconds: 5}
-scrape: {monitor: {labels: {of: watched}}}
+state: {{hostPath: /run/gpucost-watched}}
+config: {{scrape_interval_seconds: {SCRAPE_SECONDS}}}
+scrape: {{monitor: {{labels: {{of: watched}}}}}}
+dashboards: {{method: configMap}}
 rules:
   method: prometheusRule
-  labels: {of: watched}
+  labels: {{of: watched}}
   settings:
     interval: 5s
-    thresholds: {idle_after_seconds: 20}
+    thresholds: {{idle_after_seconds: 20}}
+    budgets:
+      - {{name: {SPENDER}, usd_per_month: {BUDGET}, match: {{namespace: {SPENDER}}}}}
 """
 
 MANIFESTS = f"""
-apiVersion: v1
-kind: Namespace
-metadata:
-  name: {NAMESPACE}
-  labels: {{pod-security.kubernetes.io/enforce: privileged}}
----
 apiVersion: v1
 kind: ServiceAccount
 metadata: {{name: prometheus, namespace: {NAMESPACE}}}
@@ -94,24 +102,54 @@ spec:
   imagePullPolicy: Never
   version: v0.31.1
   replicas: 1
+  configSecret: alertmanager
   securityContext: {{runAsUser: 65534, runAsGroup: 65534, fsGroup: 65534}}
   tolerations: [{{operator: Exists}}]
 """
 
 
+def routes(pager: Pager) -> dict[str, Any]:
+    """The Secret of an Alertmanager that sends everything to a pager, at once."""
+    settings = {
+        "route": {
+            "receiver": "pager",
+            "group_by": ["..."],
+            "group_wait": "0s",
+            "group_interval": "1s",
+        },
+        "receivers": [{"name": "pager", "webhook_configs": [{"url": pager.url}]}],
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "alertmanager", "namespace": NAMESPACE},
+        "stringData": {"alertmanager.yaml": yaml.safe_dump(settings)},
+    }
+
+
 @pytest.fixture(scope="module")
-def operator() -> Iterator[None]:
-    """prometheus-operator, with a Prometheus and an Alertmanager of its own."""
+def pager(inside: Components) -> Iterator[Pager]:
+    """prometheus-operator, with a Prometheus and an Alertmanager of its own, and who it pages."""
     place = Place.of_environment()
-    images.import_images(Components(place), operators.archives(place.programs), place)
+    archives = operators.archives(
+        place.programs,
+        operators.OPERATOR_IMAGE,
+        operators.RELOADER_IMAGE,
+        operators.PROMETHEUS_IMAGE,
+        operators.ALERTMANAGER_IMAGE,
+    )
+    images.import_images(inside, archives, place)
     kube = Kube(Evidence())
     objects = operators.prometheus_operator(place.programs)
     kube("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(objects), timeout=180)
     kube("rollout", "status", "deployment/prometheus-operator", "--timeout=3m", timeout=190)
-    kube("apply", "-f", "-", stdin=MANIFESTS)
-    for name in ("prometheus-watched", "alertmanager-main"):
-        kube.wait(name, lambda name=name: _ready(kube, name), 240)  # type: ignore[misc]
-    yield
+    kube("create", "namespace", NAMESPACE)
+    with Pager() as pager:
+        kube.apply(routes(pager))
+        kube("apply", "-f", "-", stdin=MANIFESTS)
+        for name in ("prometheus-watched", "alertmanager-main"):
+            kube.wait(name, lambda name=name: _ready(kube, name), 240)  # type: ignore[misc]
+        yield pager
     kube("delete", "namespace", NAMESPACE, timeout=180)
     kube("delete", "--wait=false", "-f", "-", stdin=yaml.safe_dump_all(objects), timeout=180)
 
@@ -128,7 +166,7 @@ def _address(kube: Kube, pod: str, port: int) -> str:
 
 
 @pytest.fixture
-def asked(operator: None, evidence: Evidence) -> tuple[Kube, Prometheus]:  # noqa: ARG001
+def asked(pager: Pager, evidence: Evidence) -> tuple[Kube, Prometheus]:  # noqa: ARG001
     """Kubectl, and the operator's Prometheus."""
     kube = Kube(evidence)
     return kube, Prometheus(_address(kube, "prometheus-watched-0", 9090), evidence)
@@ -172,108 +210,84 @@ def test_the_rules_load_and_none_of_them_fails(asked: tuple[Kube, Prometheus]) -
         for group in each["spec"]["groups"]
     }
 
-    def groups() -> dict[str, list[dict[str, str]]]:
-        found = requests.get(url, timeout=20).json()["data"]["groups"]
-        return {each["name"]: each["rules"] for each in found}
+    def groups() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = requests.get(url, timeout=20).json()["data"]["groups"]
+        return found
 
-    kube.wait("the rules", lambda: meant and meant <= groups().keys(), 180)  # type: ignore[arg-type, return-value]
-    kube.wait(
-        "an evaluation of each",
-        lambda: all(rule["health"] == "ok" for rules in groups().values() for rule in rules),
-        60,
-    )
-
-
-def test_an_idle_pod_pages_through_a_real_alertmanager(asked: tuple[Kube, Prometheus]) -> None:
-    kube, _ = asked
-    kube.apply(gpu_pod("idles", NAMESPACE, ["phases", "busy:0.9:5s,idle:1h"]))
-    url = f"{_address(kube, 'alertmanager-main-0', 9093)}/api/v2/alerts"
-
-    def paged() -> list[dict[str, dict[str, str]]]:
-        alerts = requests.get(url, timeout=20).json()
-        return [
-            each
-            for each in alerts
-            if each["labels"]["alertname"] == "GPUIdle" and each["labels"].get("pod") == "idles"
-        ]
-
-    kube.wait("the page", lambda: bool(paged()), 300)
-    [page] = paged()
-    # 6.88 USD an hour, 730 hours a month.
-    assert "$5022.40" in page["annotations"]["description"]
-    kube.delete_pod(NAMESPACE, "idles")
-
-
-def test_an_upgrade_loses_no_dollar(asked: tuple[Kube, Prometheus]) -> None:
-    kube, prometheus = asked
-    bill = "sum(gpucost_gpu_cost_usd_total)"
-    before = prometheus.value(bill) or 0
-    assert before > 0
-    run(
-        "helm", "upgrade", RELEASE, str(CHART), "-n", NAMESPACE, "--reuse-values",
-        "--set=podLabels.rollout=again", "--wait", "--timeout=3m", timeout=200,
-    )  # fmt: skip
-    kube.wait("the new pod's page", lambda: (prometheus.value(bill) or 0) > before, 120)
-    assert prometheus.value(f"sum(resets({bill.removeprefix('sum(')[:-1]}[15m]))") == 0
-
-
-# --- Older charts, rollback, uninstall --------------------------------------------------------
-
-
-def test_from_the_first_chart_and_back_and_away(evidence: Evidence) -> None:
-    kube = Kube(evidence)
-    name, namespace = "gpucost-older", "older"
-    kube("create", "namespace", namespace)
-    try:
-        where = ("-n", namespace, "--wait", "--timeout=3m")
-        run("helm", "install", name, str(OLD_CHART), *where, timeout=200)
-        upgrade = ("helm", "upgrade", name, str(CHART), *where, "--reuse-values")
-        run(*upgrade, "--set=state.hostPath=/var/lib/gpucost-older", timeout=200)
-        run("helm", "rollback", name, "1", *where, timeout=200)
-        run(*upgrade, "--set=state.enabled=false", timeout=200)
-        assert "ready" in run("helm", "test", name, "-n", namespace, "--logs", timeout=180)
-        run("helm", "uninstall", *where, name, timeout=200)
-        kinds = (
-            "daemonsets,pods,services,configmaps,secrets,serviceaccounts,networkpolicies,cronjobs"
+    def well() -> bool:
+        """Each rule's last evaluation; that of a group with minutes between may be to come."""
+        return all(
+            rule["health"] == "ok" or (rule["health"] == "unknown" and group["interval"] > 60)
+            for group in groups()
+            for rule in group["rules"]
         )
-        ours = ("-l", f"app.kubernetes.io/instance={name}")
-        assert kube("get", "clusterroles,clusterrolebindings", *ours) == ""
-        # Pods of a DaemonSet go after it.
-        kube.wait("nothing left", lambda: kube("get", kinds, "-n", namespace, *ours) == "")
-    finally:
-        kube("delete", "namespace", namespace, timeout=180)
+
+    kube.wait("the rules", lambda: meant <= {group["name"] for group in groups()}, 180)
+    kube.wait("an evaluation of each", well, 60)
+    assert meant
 
 
-# --- Pod Security and the network -------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("level", "refusal"), [("baseline", "hostPath"), ("privileged", "")])
-def test_pod_security_admits_it_at_the_level_that_is_stated(
-    evidence: Evidence, level: str, refusal: str
+def test_grafanas_sidecar_finds_exactly_the_boards_of_the_repository(
+    asked: tuple[Kube, Prometheus],
 ) -> None:
-    kube = Kube(evidence)
-    namespace = f"psa-{level}"
-    kube("create", "namespace", namespace)
+    kube, _ = asked
+    found = kube.get("-n", NAMESPACE, "configmaps", "-l", "grafana_dashboard=1")["items"]
+    boards = {name: text for each in found for name, text in each["data"].items()}
+    ours = {path.name: path.read_text() for path in (ROOT / "dashboards").glob("*.json")}
+    assert {name: json.loads(text) for name, text in boards.items()} == {
+        name: json.loads(text) for name, text in ours.items()
+    }
+    assert len(found) == len(ours)
+
+
+def test_an_idle_pod_pages_a_webhook_with_its_dollars_and_the_page_resolves(
+    asked: tuple[Kube, Prometheus], pager: Pager
+) -> None:
+    kube, _ = asked
+    idles = {"alertname": "GPUIdle", "namespace": NAMESPACE, "pod": "idles"}
+    kube.apply(gpu_pod("idles", NAMESPACE, ["phases", "busy:0.9:5s,idle:1h"]))
+    kube.wait("the page", lambda: bool(pager.pages("firing", **idles)), 300)
+    [page] = pager.pages("firing", **idles)
+    # 730 hours a month.
+    assert f"${USD_PER_HOUR * 730:.2f}" in page["annotations"]["description"]
+    assert not pager.pages("resolved", **idles)
+    kube.delete_pod(NAMESPACE, "idles")
+    kube.wait("the all-clear", lambda: bool(pager.pages("resolved", **idles)), 300)
+
+
+def test_a_budget_pages_at_50_90_and_100_percent_with_what_was_spent(
+    asked: tuple[Kube, Prometheus], pager: Pager, truth: Truth
+) -> None:
+    kube, prometheus = asked
+    kube("create", "namespace", SPENDER)
     try:
-        kube("label", "namespace", namespace, f"pod-security.kubernetes.io/enforce={level}")
-        made = yaml.safe_load_all(run("helm", "template", "gpucost", str(CHART), "-n", namespace))
-        [daemonset] = [each for each in made if each and each["kind"] == "DaemonSet"]
-        template = daemonset["spec"]["template"]
-        template["spec"]["serviceAccountName"] = "default"
-        pod = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {**template["metadata"], "name": "gpucost", "namespace": namespace},
-            "spec": template["spec"],
-        }
-        kube.wait(
-            "its account", lambda: bool(kube.get("-n", namespace, "serviceaccount", "default"))
-        )
-        dry = ("apply", "--dry-run=server", "-f", "-")
-        if refusal:
-            with pytest.raises(CommandError, match=refusal):
-                kube(*dry, stdin=json.dumps(pod))
-        else:
-            kube(*dry, stdin=json.dumps(pod))
+        # All of the node: 55.04 USD an hour is past 2 USD in a little more than two minutes.
+        kube.apply(gpu_pod("trains", SPENDER, ["train"], gpus=GPUS))
+        spent = f'budget:gpucost_cost_usd:month_to_date{{budget="{SPENDER}"}}'
+        crossed = {}
+        for share, severity in ((50, "info"), (90, "warning"), (100, "critical")):
+            labels = {
+                "alertname": "GPUBudgetSpent",
+                "budget": SPENDER,
+                "share": str(share),
+                "severity": severity,
+            }
+            kube.wait(f"{share} %", lambda of=labels: bool(pager.pages("firing", **of)), 300)  # type: ignore[misc]
+            crossed[share] = prometheus.value(spent) or 0
+            [page] = pager.pages("firing", **labels)
+            [told] = re.findall(r"has spent \$([0-9.]+)", page["annotations"]["description"])
+            # Paged as soon as it was so: rules and scrapes are five seconds apart, and a page is
+            # a few more on its way.
+            late = 20 * GPUS * USD_PER_HOUR / 3600
+            assert share / 100 * BUDGET <= float(told) + 0.005
+            assert float(told) <= crossed[share] <= share / 100 * BUDGET + late
+        assert crossed[50] < crossed[90]
+        # In the end, what the kubelet saw held at the node's price; to a cycle, as it is charged.
+        kube.delete_pod(SPENDER, "trains")
+        kube.wait("all let go", lambda: (SPENDER, "trains") not in truth.held())
+        true = truth.seconds()[SPENDER, "trains"] / 3600 * USD_PER_HOUR
+        edge = GPUS * CYCLE_SECONDS / 3600 * USD_PER_HOUR
+        kube.wait("the whole bill", lambda: abs((prometheus.value(spent) or 0) - true) <= edge, 90)
+        assert true > BUDGET
     finally:
-        kube("delete", "namespace", namespace, timeout=120)
+        kube("delete", "namespace", SPENDER, timeout=120)

@@ -1,36 +1,41 @@
-"""KEDA and the HPA scale a Deployment on the cost law: real ones, with the chart's ScaledObject.
+"""KEDA and the HPA scale a service on the cost law, with the chart's ScaledObject; all of it real.
 
-What a gateway and a service of many replicas would show is written into Prometheus by rules of the
-step, under the names that gpucost and the gateway would use; everything from there on is real.
+The replicas hold GPUs of the kubelet's, and the exporter counts their dollars and requests. Clients
+ask a gateway, which holds what no replica has a slot for. A Prometheus scrapes both and evaluates
+the chart's rules; KEDA asks that.
 """
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import requests
 import yaml
 
 from cluster import images, operators
-from cluster.components import Components
 from cluster.place import Place
 from e2e.kube import CHART, Evidence, Kube, run
+from e2e.load import PORT, Gateway
 from e2e.prom import Prometheus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from cluster.components import Components
 
 pytestmark = pytest.mark.slow
 
 NAMESPACE = "scaled"
 SERVICE = "chat"
 PROMETHEUS = "scaling-prometheus"
+RELEASE = "gpucost-scaling"
+SLOTS = 10
 
+# A GPU costs 6.88 USD an hour: the budget is three replicas.
 VALUES = f"""
 rules: {{method: configMap, namespace: {NAMESPACE}}}
 scrape: {{method: none}}
+nodeSelector: {{gpucost.io/only: rules-and-target}}
 scaling:
   prometheus: {{serverAddress: "http://{PROMETHEUS}.{NAMESPACE}.svc.cluster.local:9090"}}
   targets:
@@ -38,10 +43,11 @@ scaling:
       namespace: {NAMESPACE}
       minReplicas: 0
       maxReplicas: 8
-      requestsPerReplica: 10
-      usdPerHour: 13
+      requestsPerReplica: {SLOTS}
+      usdPerRequest: 0.01
+      usdPerHour: 21
       cooldownSeconds: 20
-      queue: played_queue
+      queue: {Gateway.METRIC}
       behavior:
         scaleUp: {{stabilizationWindowSeconds: 0}}
         scaleDown: {{stabilizationWindowSeconds: 15}}
@@ -59,11 +65,28 @@ spec:
   replicas: 0
   selector: {{matchLabels: {{app: {SERVICE}}}}}
   template:
-    metadata: {{labels: {{app: {SERVICE}}}}}
+    metadata:
+      labels: {{app: {SERVICE}}}
+      annotations: {{gpucost.io/metrics: "{PORT}"}}
     spec:
       terminationGracePeriodSeconds: 1
-      tolerations: [{{operator: Exists}}]
-      containers: [{{name: main, image: localhost/pause:1, imagePullPolicy: Never}}]
+      containers:
+      - name: main
+        image: localhost/worker:1
+        imagePullPolicy: Never
+        args: [serve, --slots={SLOTS}, --takes=1s, --after=2s]
+        readinessProbe: {{httpGet: {{path: /, port: {PORT}}}, periodSeconds: 1}}
+        resources: {{limits: {{nvidia.com/gpu: 1}}}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: prometheus, namespace: {NAMESPACE}}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {{name: {PROMETHEUS}, namespace: default}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: prometheus}}
+subjects: [{{kind: ServiceAccount, name: prometheus, namespace: {NAMESPACE}}}]
 ---
 apiVersion: apps/v1
 kind: Deployment
@@ -74,6 +97,7 @@ spec:
   template:
     metadata: {{labels: {{app: {PROMETHEUS}}}}}
     spec:
+      serviceAccountName: prometheus
       terminationGracePeriodSeconds: 1
       tolerations: [{{operator: Exists}}]
       securityContext: {{runAsUser: 65534, runAsGroup: 65534, fsGroup: 65534}}
@@ -81,10 +105,7 @@ spec:
       - name: prometheus
         image: localhost/prometheus:1
         imagePullPolicy: Never
-        args:
-        - --config.file=/etc/prometheus/prometheus.yaml
-        - --storage.tsdb.path=/data
-        - --web.enable-lifecycle
+        args: [--config.file=/etc/prometheus/prometheus.yaml, --storage.tsdb.path=/data]
         readinessProbe: {{httpGet: {{path: /-/ready, port: 9090}}, periodSeconds: 1}}
         volumeMounts:
         - {{name: settings, mountPath: /etc/prometheus}}
@@ -92,7 +113,7 @@ spec:
         - {{name: data, mountPath: /data}}
       volumes:
       - {{name: settings, configMap: {{name: {PROMETHEUS}}}}}
-      - {{name: rules, configMap: {{name: gpucost-scaling-rules}}}}
+      - {{name: rules, configMap: {{name: {RELEASE}-rules}}}}
       - {{name: data, emptyDir: {{}}}}
 ---
 apiVersion: v1
@@ -102,88 +123,31 @@ spec:
   selector: {{app: {PROMETHEUS}}}
   ports: [{{port: 9090}}]
 """
-SETTINGS = {
-    "global": {"evaluation_interval": "5s"},
-    "rule_files": ["/etc/prometheus/played.yaml", "/etc/rules/*.yaml"],
-}
-REPLICA_USD_PER_HOUR = 4
 
 
-def played(queue: int, replicas: int, running: int) -> str:
-    """What exporter and gateway would show of a service with so many replicas."""
-    labels = {"namespace": NAMESPACE, "workload": SERVICE, "node": "played"}
-    rules: list[dict[str, Any]] = [
-        {"record": "gpucost_build_info", "expr": "vector(1)", "labels": {"node": "played"}},
-        {"record": "played_queue", "expr": f"vector({queue})"},
-    ]
-    for number in range(replicas):
-        pod = {**labels, "pod": f"{SERVICE}-{number}", "container": "main"}
-        share = running / replicas
-        rules += [
-            {
-                "record": "gpucost_pod_holding_since_timestamp_seconds",
-                "expr": "vector(1)",
-                "labels": pod,
-            },
-            {
-                "record": "gpucost_pod_cost_usd_per_hour",
-                "expr": f"vector({REPLICA_USD_PER_HOUR})",
-                "labels": pod,
-            },
-            {"record": "gpucost_pod_requests_running", "expr": f"vector({share})", "labels": pod},
-        ]
-    return yaml.safe_dump({"groups": [{"name": "played", "interval": "5s", "rules": rules}]})
-
-
-class Played:
-    """The service as Prometheus sees it."""
-
-    def __init__(self, kube: Kube, evidence: Evidence) -> None:
-        self._kube = kube
-        self._evidence = evidence
-
-    def show(self, queue: int, replicas: int, running: int) -> None:
-        """Show another state, and wait until Prometheus has it."""
-        self.write(queue, replicas, running)
-        self._kube.wait("Prometheus shows it", lambda: self._shown(queue, running), 180)
-
-    def write(self, queue: int, replicas: int, running: int) -> None:
-        """Show another state, soon."""
-        self._kube.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": {"name": PROMETHEUS, "namespace": NAMESPACE},
-                "data": {
-                    "prometheus.yaml": yaml.safe_dump(SETTINGS),
-                    "played.yaml": played(queue, replicas, running),
-                },
-            }
-        )
-
-    def _shown(self, queue: int, running: int) -> bool:
-        """Whether Prometheus has it; it is told to look, and so is the kubelet."""
-        # A changed pod is looked after at once, and its files with it; else within a minute or two.
-        self._kube(
-            "-n", NAMESPACE, "annotate", "pod", "-l", f"app={PROMETHEUS}", "--overwrite",
-            f"gpucost.io/now={time.monotonic():.0f}",
-        )  # fmt: skip
-        address = self._kube.get("-n", NAMESPACE, "service", PROMETHEUS)["spec"]["clusterIP"]
-        requests.post(f"http://{address}:9090/-/reload", timeout=10)
-        prometheus = Prometheus(f"http://{address}:9090", self._evidence)
-        seen = prometheus.value("sum(gpucost_pod_requests_running) or vector(0)")
-        return prometheus.value("played_queue") == queue and seen == running
-
-    def replicas(self) -> int:
-        """How many the Deployment shall have."""
-        return int(self._kube.get("-n", NAMESPACE, "deployment", SERVICE)["spec"]["replicas"])
+def settings(gateway: Gateway) -> str:
+    """Of that Prometheus: the chart's own scrape config, and the gateway."""
+    [exporters] = yaml.safe_load((CHART / "files/scrape-config.yaml").read_text())
+    for discovery in exporters["kubernetes_sd_configs"]:
+        discovery["namespaces"] = {"names": ["default"]}
+    return yaml.safe_dump(
+        {
+            "global": {"scrape_interval": "5s", "scrape_timeout": "5s"},
+            "rule_files": ["/etc/rules/*.yaml"],
+            "scrape_configs": [
+                exporters | {"scrape_interval": "5s"},
+                {"job_name": "gateway", "static_configs": [{"targets": [gateway.address]}]},
+            ],
+        }
+    )
 
 
 @pytest.fixture(scope="module")
-def keda() -> Iterator[None]:
+def keda(inside: Components) -> Iterator[None]:
     """KEDA, taken away again."""
     place = Place.of_environment()
-    images.import_images(Components(place), operators.archives(place.programs), place)
+    archives = operators.archives(place.programs, operators.KEDA_IMAGE)
+    images.import_images(inside, archives, place)
     kube = Kube(Evidence())
     objects = operators.keda(place.programs)
     kube("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(objects), timeout=120)
@@ -202,66 +166,111 @@ def _available(kube: Kube) -> bool:
     )
 
 
-@pytest.fixture
-def service(keda: None, evidence: Evidence) -> Iterator[Played]:  # noqa: ARG001 - it need be there
-    """The Deployment, its Prometheus and the chart's ScaledObject."""
-    kube = Kube(evidence)
-    kube("apply", "-f", "-", stdin=MANIFESTS)
-    service = Played(kube, evidence)
-    service.write(queue=0, replicas=0, running=0)
-    run(
-        "helm", "upgrade", "--install", "gpucost-scaling", str(CHART), "-f", "-",
-        "--set=nodeSelector.nowhere=yes", stdin=VALUES, timeout=120,
-    )  # fmt: skip
-    kube("-n", NAMESPACE, "rollout", "status", f"deployment/{PROMETHEUS}", timeout=130)
-    yield service
-    run("helm", "uninstall", "gpucost-scaling", timeout=120)
-    kube("delete", "namespace", NAMESPACE, timeout=180)
+class Service:
+    """The service that is scaled, and those who ask it."""
 
+    def __init__(self, kube: Kube, gateway: Gateway, prometheus: Prometheus) -> None:
+        self._kube = kube
+        self._gateway = gateway
+        self.prometheus = prometheus
 
-def test_keda_and_the_hpa_do_as_the_law_says(service: Played, evidence: Evidence) -> None:
-    kube = Kube(evidence)
+    def clients(self, number: int) -> None:
+        """So many ask at a time, again and again."""
+        self._gateway.clients(number)
 
-    def becomes(replicas: int, seconds: float = 240) -> None:
-        took = kube.wait(
-            f"{replicas} replicas", lambda: service.replicas() == replicas, seconds=seconds
-        )
+    def replicas(self) -> int:
+        """How many the Deployment shall have."""
+        return int(self._kube.get("-n", NAMESPACE, "deployment", SERVICE)["spec"]["replicas"])
+
+    def becomes(self, replicas: int, seconds: float = 240, most: int = 8) -> None:
+        """Wait for so many, without ever more than `most`."""
+
+        def reached() -> bool:
+            now = self.replicas()
+            assert now <= most, f"{now} replicas, where {most} are allowed"
+            return now == replicas
+
+        took = self._kube.wait(f"{replicas} replicas", reached, seconds)
         print(f"{replicas} replicas after {took:.0f} s")
 
-    # Demand at zero: one is woken, to learn its price.
-    service.show(queue=40, replicas=0, running=0)
-    becomes(1)
-    # It costs 4 USD an hour, and the load wants eight: the budget of 13 allows three.
-    service.show(queue=30, replicas=1, running=10)
-    becomes(3)
+    def stays(self, replicas: int, seconds: float) -> None:
+        """See that it has so many for as long."""
+        self._kube.stays(f"{replicas} replicas", lambda: self.replicas() == replicas, seconds)
+
+    def condition(self, kind: str) -> str:
+        """A condition of the ScaledObject: True, False, or nothing yet."""
+        found = self._kube.get("-n", NAMESPACE, "scaledobject", SERVICE)
+        for each in found.get("status", {}).get("conditions", ()):
+            if each["type"] == kind:
+                return str(each["status"])
+        return ""
+
+
+@pytest.fixture
+def service(keda: None, kube: Kube, evidence: Evidence) -> Iterator[Service]:  # noqa: ARG001
+    """The Deployment at zero, its gateway and Prometheus, and the chart's ScaledObject."""
+
+    def ready() -> list[str]:
+        pods = run(
+            "kubectl", "-n", NAMESPACE, "get", "pods", "-l", f"app={SERVICE}", "-o",
+            'jsonpath={range .items[?(@.status.containerStatuses[0].ready)]}'
+            '{.status.podIP}{"\\n"}{end}',
+        )  # fmt: skip
+        return pods.split()
+
+    kube("apply", "-f", "-", stdin=MANIFESTS)
+    gateway = Gateway(ready, SLOTS)
+    try:
+        kube.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": PROMETHEUS, "namespace": NAMESPACE},
+                "data": {"prometheus.yaml": settings(gateway)},
+            }
+        )
+        chart = ("helm", "upgrade", "--install", RELEASE, str(CHART), "-f", "-")
+        run(*chart, stdin=VALUES, timeout=120)
+        kube("-n", NAMESPACE, "rollout", "status", f"deployment/{PROMETHEUS}", timeout=130)
+        address = kube.get("-n", NAMESPACE, "service", PROMETHEUS)["spec"]["clusterIP"]
+        yield Service(kube, gateway, Prometheus(f"http://{address}:9090", evidence))
+    finally:
+        gateway.close()
+        run("helm", "uninstall", RELEASE, timeout=120)
+        kube("delete", "rolebinding", PROMETHEUS)
+        kube("delete", "namespace", NAMESPACE, timeout=180)
+
+
+def test_a_service_is_woken_scaled_up_held_by_its_budget_and_goes_on_without_prometheus(
+    service: Service, kube: Kube
+) -> None:
+    kube.wait("KEDA takes the ScaledObject", lambda: service.condition("Ready") == "True", 120)
+    # Requests wait at zero. One is woken, whose price is seen: the load wants six, the budget of
+    # 21 USD an hour allows three, and the traffic would pay for more.
+    service.clients(30)
+    service.becomes(1, most=3)
+    service.becomes(3, most=3)
+    rules = 'scaling:gpucost_rule:info{rule="budget"}'
+    kube.wait("the budget rules", lambda: service.prometheus.value(rules) is not None)
     # Less load: two are enough, and stay while the load is between the thresholds.
-    service.show(queue=0, replicas=3, running=8)
-    becomes(2)
-    # Prometheus is gone: what runs goes on.
+    service.clients(8)
+    service.becomes(2, most=3)
+    # Prometheus is gone for longer than the cooldown: what runs goes on.
     kube("-n", NAMESPACE, "scale", f"deployment/{PROMETHEUS}", "--replicas=0")
-    kube.wait("the fallback", lambda: _condition(kube, "Fallback") == "True", 240)
-    time.sleep(30)  # the cooldown, if it were wrong
-    assert service.replicas() == 2
+    kube.wait("the fallback", lambda: service.condition("Fallback") == "True", 240)
+    service.stays(2, 30)
     kube("-n", NAMESPACE, "scale", f"deployment/{PROMETHEUS}", "--replicas=1")
-    kube.wait("no fallback", lambda: _condition(kube, "Fallback") == "False", 240)
-    assert service.replicas() == 2
+    kube.wait("no fallback", lambda: service.condition("Fallback") == "False", 240)
+    service.stays(2, 15)
+
+
+@pytest.mark.slow
+def test_a_service_that_nobody_asks_sleeps_and_is_back_on_demand(service: Service) -> None:
+    service.clients(8)
+    service.becomes(2, most=3)
     # Nobody asks for five minutes, and the cooldown.
-    service.show(queue=0, replicas=2, running=0)
-    becomes(0, 600)
-    # And back on demand, at the price it had: the load wants four, the budget allows three.
-    service.show(queue=20, replicas=0, running=0)
-    becomes(3)
-
-
-def test_kedas_webhook_takes_what_the_chart_makes(service: Played, evidence: Evidence) -> None:
-    kube = Kube(evidence)
-    assert service.replicas() == 0
-    kube.wait("the ScaledObject", lambda: _condition(kube, "Ready") == "True", 120)
-
-
-def _condition(kube: Kube, kind: str) -> str:
-    found = kube.get("-n", NAMESPACE, "scaledobject", SERVICE)
-    for each in found.get("status", {}).get("conditions", ()):
-        if each["type"] == kind:
-            return str(each["status"])
-    return ""
+    service.clients(0)
+    service.becomes(0, 600, most=2)
+    # It is woken at the price that it had: the load wants four, the budget allows three.
+    service.clients(20)
+    service.becomes(3, most=3)

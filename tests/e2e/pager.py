@@ -1,0 +1,63 @@
+"""Receives what a real Alertmanager sends to a webhook."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import TYPE_CHECKING, Any
+
+from cluster.place import NODE_ADDRESS
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class Pager:
+    """Keeps every alert of every notification, in the order in which they came.
+
+    The format is Alertmanager's webhook payload, version 4
+    (https://prometheus.io/docs/alerting/latest/configuration/#webhook_config).
+    """
+
+    def __init__(self) -> None:
+        self._alerts: list[dict[str, Any]] = []
+        self._server = HTTPServer((NODE_ADDRESS, 0), self._handler())
+        self._thread = threading.Thread(target=self._server.serve_forever)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        """As pods reach it."""
+        return f"http://{NODE_ADDRESS}:{self._server.server_port}/"
+
+    def pages(self, status: str, **labels: str) -> list[dict[str, Any]]:
+        """The alerts of a status, `firing` or `resolved`, that have these labels."""
+        return [
+            each
+            for each in list(self._alerts)
+            if each["status"] == status and labels.items() <= each["labels"].items()
+        ]
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        alerts = self._alerts
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                alerts.extend(json.loads(body)["alerts"])
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
+                """Say nothing."""
+
+        return Handler
