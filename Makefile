@@ -125,7 +125,7 @@ e2e: ## the steps on that node, or on the cluster of KUBECONFIG; STEP=words for 
 	$(CLUSTER) run $(PY) -m pytest -rP tests/e2e $(if $(STEP),-k '$(STEP)')
 
 .PHONY: e2e-long
-e2e-long: $(if $(STEP),,deaths) ## what takes long: a thousand deaths; KEDA, prometheus-operator, upgrades on the node
+e2e-long: $(if $(STEP),,deaths) ## what takes long: a thousand deaths; KEDA and prometheus-operator on the node
 	@scripts/bootstrap.sh python compiler cluster
 	$(CLUSTER) programs --operators
 	$(CLUSTER) run $(PY) -m pytest -rP tests/e2e -m slow $(if $(STEP),-k '$(STEP)')
