@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # `make demo`: the simulated node, a real Prometheus that scrapes it as a cluster's would, and a
-# real Alertmanager whose pages are printed here. Ctrl-C ends all and removes their data. DEMO_SECONDS=N ends by itself N seconds after
-# all is up; DEMO_PORT and DEMO_PROMETHEUS_PORT are tried first, then the ports after them.
+# real Alertmanager whose pages are printed here. Ctrl-C ends all and removes their data.
+# DEMO_SECONDS=N ends it N seconds after all is up; DEMO_PORT, DEMO_PROMETHEUS_PORT and
+# DEMO_ALERTMANAGER_PORT are tried first, then the ports after them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
