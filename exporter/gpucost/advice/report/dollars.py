@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
     from gpucost.advice.report.asking import Asker
     from gpucost.advice.report.facts import Key, Line
+    from gpucost.advice.report.questions import Question
 
 WHOLE_WEEK = 7 * 24
 _LEDGER_AGREES = 0.01
+_NEAR_SECONDS = 900.0
+"""Of MONTH_COST and MONTH_FIRST."""
 _WHOLE = 0.9
 """Of an hour's evaluations."""
 _FEW_HOURS = 2
@@ -116,8 +119,12 @@ def ledgers(asker: Asker) -> dict[Key, float] | None:
         return None
     charged: defaultdict[Key, float] = defaultdict(float)
     for month, begun, ended in _months(asker):
-        upto = _month(asker, month, ended)
-        before = _month(asker, month, asker.start) if begun < asker.start else {}
+        upto = _month(asker, ask.MONTH_COST, month, ended)
+        before = {}
+        if begun < asker.start:
+            # Where recording began with the range, the first that was recorded.
+            first = _month(asker, ask.MONTH_FIRST, month, asker.start + _NEAR_SECONDS)
+            before = first | _month(asker, ask.MONTH_COST, month, asker.start)
         for key, usd in upto.items():
             charged[key] += max(0.0, usd - before.get(key, 0.0))
     return dict(charged)
@@ -136,8 +143,8 @@ def _months(asker: Asker) -> list[tuple[str, float, float]]:
     return [(month, at, min(end, asker.end)) for (at, month), end in zip(begun, ends, strict=True)]
 
 
-def _month(asker: Asker, month: str, at: float) -> dict[Key, float]:
-    query = asked(ask.MONTH_COST, asker.match, month=month)
+def _month(asker: Asker, question: Question, month: str, at: float) -> dict[Key, float]:
+    query = asked(question, asker.match, month=month)
     fold = Fold(asker.zone, 1.0)
     fold.add(asker.prometheus.at(query, at - OFFSET_SECONDS))
     return {line.key: line.total_usd for line in fold.lines(())}

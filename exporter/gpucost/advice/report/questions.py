@@ -52,6 +52,11 @@ MONTH_COST = Question(
     'workload:gpucost_cost_usd:month_to_date{month="$month",$match}[15m]))',
     "month.yaml",
 )
+MONTH_FIRST = Question(
+    f"max by ({KEY}) (min_over_time("
+    'workload:gpucost_cost_usd:month_to_date{month="$month",$match}[15m]))',
+    "month.yaml",
+)
 
 GPUS = Question(
     f'max by ({KEY}) (avg_over_time(workload:gpucost_gpu_seconds:rate5m{{namespace!="",$match}}'
