@@ -65,6 +65,11 @@ def week(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
                     instance=instance, **served,
                 )
             ] = [(at * 1000, rate(at) * SECONDS / REPLICAS) for at in times]  # fmt: skip
+    for cluster in ("east", "west"):
+        name = "workload:gpucost_requests:rate5m"
+        series[labels(name, outcome="success", cluster=cluster, workload="twin")] = [
+            (at * 1000, 1.0) for at in times
+        ]
     with prometheus(tmp_path_factory.mktemp("week")) as it:
         it.write(series)
         yield it
@@ -151,3 +156,13 @@ def test_a_range_without_a_full_hour_is_refused(
     asked = ("breakeven", "--workload", "serving/chat", *flags(week), *span)
     assert main(list(asked)) == 2
     assert "--from: no full hour before --to" in capsys.readouterr().err
+
+
+def test_a_workload_of_several_clusters_is_asked_which(
+    week: Prometheus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["breakeven", "--workload", "serving/twin", *flags(week)]
+    assert main(asked) == 2
+    assert "--cluster: the workload is in several: east, west" in capsys.readouterr().err
+    assert main([*asked, "--cluster", "west", "--seconds", "2"]) == 2
+    assert "which GPUs it held is not known" in capsys.readouterr().err

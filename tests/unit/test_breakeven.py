@@ -371,6 +371,10 @@ def test_what_is_printed_has_crossings_and_a_picture(
             "prices are by token",
         ),
         (("--workload", "a/b"), "--workload: of which --prometheus?"),
+        (
+            ("--requests-per-second", "1", "--seconds", "1", "--html", "/gone/page.html"),
+            "--html: /gone/page.html: No such file",
+        ),
         (("--workload", "a", "--prometheus", "http://127.0.0.1:9"), "is not NAMESPACE/NAME"),
         (
             (
