@@ -283,7 +283,7 @@ def test_without_rules_the_counters_are_asked_and_the_head_says_so(
             [
                 *(sys.executable, "-m", "gpucost", "report", "--format", "json"),
                 *("--prometheus", f"http://127.0.0.1:{bare.port}"),
-                *("--from", "2026-01-12", "--to", "2026-01-14"),
+                *("--from", "2026-01-02", "--to", "2026-01-14"),
             ],
             capture_output=True,
             text=True,
@@ -293,7 +293,8 @@ def test_without_rules_the_counters_are_asked_and_the_head_says_so(
     found = json.loads(done.stdout)
     assert found["total"]["usd"] == pytest.approx(alone.usd, rel=0.01)
     kinds = {it["kind"] for it in found["remarks"]}
-    assert {"no_rules", "missing", "no_pending"} <= kinds
+    assert {"no_rules", "missing", "no_pending", "short_history"} <= kinds
+    assert found["scope"]["seen_hours"] == 48
     assert any(it["kind"] == "free_idle" for it in found["actions"])
 
 

@@ -69,13 +69,7 @@ def evaluated(asker: Asker) -> Evaluated | None:
     if len(counts) > _FEW_HOURS and counts[begun] < often / 2:
         del counts[begun]
         begun = min(counts)
-    if begun > asker.start:
-        asker.note(
-            "short_history",
-            f"The history begins {days(begun - asker.start)} after --from: the figures are of"
-            f" {days(asker.end - begun)}, and a month is reckoned from those.",
-        )
-        asker.start = begun
+    _narrow(asker, begun)
     hours = tuple(sorted(counts))
     outside = sum(often - counts[at] for at in {hours[0], hours[-1]}) * seconds
     missing = sum(often - counts[at] for at in hours[1:-1]) * seconds
@@ -104,7 +98,20 @@ def cost(asker: Asker, evaluated: Evaluated | None) -> Fold:
         question, fold, start = ask.COST, Fold(asker.zone, evaluated.seconds), evaluated.hours[0]
     for rows in asker.hourly(question, "dollars", start):
         fold.add(rows)
+    if evaluated is None and fold.first_hour is not None:
+        _narrow(asker, fold.first_hour)
     return fold
+
+
+def _narrow(asker: Asker, begun: float) -> None:
+    """Begin the range where the history does."""
+    if begun > asker.start:
+        asker.note(
+            "short_history",
+            f"The history begins {days(begun - asker.start)} after --from: the figures are of"
+            f" {days(asker.end - begun)}, and a month is reckoned from those.",
+        )
+        asker.start = begun
 
 
 def ledgers(asker: Asker) -> dict[Key, float] | None:
