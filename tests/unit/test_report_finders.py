@@ -40,6 +40,7 @@ def line(of: Key | None = None, **usd: float) -> Line:
         usd=usd,
         usd_by_day={},
         held_hours=720,
+        longest_hours=720,
         quiet_hours=0,
         quiet_usd=0.0,
         first_seconds=1.0,
@@ -203,6 +204,10 @@ def test_spot_is_for_what_can_be_begun_again() -> None:
     assert kinds(replace(line(used=100.0), gpus=4.0)) == ["low"]
     assert kinds(replace(line(used=100.0), gpus=1.0)) == []
     assert kinds(line(key(kind="StatefulSet"), used=100.0)) == []
+    brief = replace(line(key(kind="Pod"), used=100.0), longest_hours=3)
+    assert kinds(brief) == ["medium"]
+    assert kinds(replace(brief, longest_hours=30)) == []
+    assert kinds(replace(brief, key=key(kind="Notebook"))) == []
     assert kinds(line(key(kind="Job", capacity="spot"), used=100.0)) == []
 
 

@@ -26,6 +26,7 @@ LINE = Line(
     usd={"idle": 100.0},
     usd_by_day={739_628: 100.0},
     held_hours=720,
+    longest_hours=720,
     quiet_hours=720,
     quiet_usd=100.0,
     first_seconds=1.0,

@@ -22,6 +22,9 @@ RESTART_TOLERANT = (
 
 REPLICATED = ("Deployment", "ReplicaSet", "InferenceService")
 LEAST_REPLICAS = 2.0
+HAS_STATE = ("StatefulSet", "Notebook")
+SHORT_HOURS = 6
+"""A hold that is over by then loses little when its node is taken away."""
 NOT_FOR_SPOT = ("failing", "terminating")
 """States that are to be ended, not to be had for less."""
 WORTH = 0.1
@@ -43,8 +46,14 @@ def spot(facts: Facts) -> Iterator[Action]:
             continue
         tolerant = key.workload_kind in RESTART_TOLERANT
         replicated = key.workload_kind in REPLICATED and (line.gpus or 0.0) >= LEAST_REPLICAS
-        if not tolerant and not replicated:
+        short = line.longest_hours <= SHORT_HOURS and key.workload_kind not in HAS_STATE
+        if not (tolerant or replicated or short):
             continue
+        why = "Its replicas can be lost one by one."
+        if short:
+            why = f"It never held GPUs for more than {line.longest_hours} hours: little is lost."
+        if tolerant:
+            why = f"A {key.workload_kind} begins again where it stopped, if it checkpoints."
         yield Action(
             kind="spot",
             group="buy",
@@ -55,11 +64,9 @@ def spot(facts: Facts) -> Iterator[Action]:
             node_pool=key.node_pool,
             do=f"Let it tolerate a spot node pool: {other:.2f} USD/h a GPU in place of"
             f" {price.usd_per_hour:.2f}.",
-            why=f"A {key.workload_kind} begins again where it stopped, if it checkpoints."
-            if tolerant
-            else "Its replicas can be lost one by one.",
-            confidence="medium" if tolerant else "low",
-            risk="medium" if tolerant else "high",
+            why=why,
+            confidence="medium" if tolerant or short else "low",
+            risk="medium" if tolerant or short else "high",
             risk_words="Spot nodes are taken away within minutes, and at times there are none.",
             claims=tuple(
                 Claim(key, state, 1 - other / price.usd_per_hour)

@@ -60,13 +60,15 @@ class Week(Struct, frozen=True):
 class Line(Struct, frozen=True):
     """A Key's dollars in the range, by state, and how it spent them.
 
-    Quiet is an hour without any work: `quiet_usd` is what was idle in those.
+    `longest_hours` is for how long it held GPUs without a pause. Quiet is an hour without any work:
+    `quiet_usd` is what was idle in those.
     """
 
     key: Key
     usd: Mapping[str, float]
     usd_by_day: Mapping[int, float]
     held_hours: int
+    longest_hours: int
     quiet_hours: int
     quiet_usd: float
     first_seconds: float

@@ -34,6 +34,8 @@ class _Account:
         self.usd: defaultdict[str, float] = defaultdict(float)
         self.by_day: defaultdict[int, float] = defaultdict(float)
         self.held_hours = 0
+        self.run_hours = 0
+        self.longest_hours = 0
         self.quiet_hours = 0
         self.quiet_usd = 0.0
         self.first = 0.0
@@ -88,6 +90,8 @@ class Fold:
             self.days.setdefault(moment.day, defaultdict(float))[state] += usd
         account.by_day[moment.day] += total
         account.held_hours += 1
+        account.run_hours = account.run_hours + 1 if at == account.last else 1
+        account.longest_hours = max(account.longest_hours, account.run_hours)
         account.first = account.first or at
         account.last = at + HOUR
         idle = states.get("idle", 0.0)
@@ -134,6 +138,7 @@ class Fold:
                 usd=dict(it.usd),
                 usd_by_day=dict(it.by_day),
                 held_hours=it.held_hours,
+                longest_hours=it.longest_hours,
                 quiet_hours=it.quiet_hours,
                 quiet_usd=it.quiet_usd,
                 first_seconds=it.first,
@@ -181,6 +186,7 @@ def by_ledger(lines: Iterable[Line], charged: Mapping[Key, float]) -> list[Line]
                     usd={UNKNOWN_STATE: usd},
                     usd_by_day={},
                     held_hours=0,
+                    longest_hours=0,
                     quiet_hours=0,
                     quiet_usd=0.0,
                     first_seconds=0.0,
