@@ -264,7 +264,6 @@ def test_a_service_is_woken_scaled_up_held_by_its_budget_and_goes_on_without_pro
     service.stays(2, 15)
 
 
-@pytest.mark.slow
 def test_a_service_that_nobody_asks_sleeps_and_is_back_on_demand(service: Service) -> None:
     service.clients(8)
     service.becomes(2, most=3)
