@@ -212,6 +212,18 @@ def test_no_targets_make_nothing() -> None:
         (values("minReplicas: 1, scalingModifiers: {formula: x}"), "webhook refuses"),
         # Series that nobody records.
         (values("minReplicas: 1", rules="{method: none}"), "nobody records"),
+        (
+            values("minReplicas: 1", "config: {kubernetes: {enabled: false}}"),
+            "config.kubernetes.enabled is false",
+        ),
+        (
+            values("minReplicas: 1, requestsPerReplica: 3", "config: {requests: {enabled: false}}"),
+            "requestsPerReplica needs the engines' requests",
+        ),
+        (
+            values("minReplicas: 1, usdPerRequest: 3", "config: {requests: {enabled: false}}"),
+            "usdPerRequest needs the engines' requests",
+        ),
         # What would never wake.
         (values("requestsPerReplica: 3"), "nothing would ever wake it"),
         # Numbers that contradict each other.
@@ -244,6 +256,19 @@ def test_no_targets_make_nothing() -> None:
 def test_what_cannot_work_is_refused_with_the_reason(given: str, says: str) -> None:
     with pytest.raises(Refused, match=re.escape(says)):
         install(given)
+
+
+def test_traffic_that_a_gateway_counts_needs_no_engine_that_is_read() -> None:
+    target = "minReplicas: 1, usdPerRequest: 3, arrivals: 'rate(asked_total[5m])'"
+    release = install(values(target, "config: {requests: {enabled: false}}"))
+    assert "affordable" in triggers(release)
+
+
+def test_notes_say_where_no_series_would_have_the_targets_cluster() -> None:
+    named = values("minReplicas: 1", "clusterName: east")
+    assert 'ask for cluster="east"' in install(named).notes
+    assert "ask for cluster" not in install(values("minReplicas: 1")).notes
+    assert "ask for cluster" not in install(named + "scrape: {method: podMonitor}").notes
 
 
 def test_credentials_that_keda_would_not_use_are_refused() -> None:

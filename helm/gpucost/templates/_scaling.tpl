@@ -42,6 +42,10 @@ batch: {up: 0.85, down: 0.4, cooldown: 300}
 {{- if and (eq ($rules.method | default "none") "none") (not $scaling.rulesElsewhere) -}}
 {{- fail "scaling.targets need the series of rules/scaling.yaml, which nobody records: set rules.method, or scaling.rulesElsewhere=true where they are loaded by other means." -}}
 {{- end -}}
+{{- if not (include "gpucost.asksCluster" .) -}}
+{{- fail "scaling.targets need to know the workload of a pod, and config.kubernetes.enabled is false: no series would have a target's name." -}}
+{{- end -}}
+{{- $countsRequests := dig "requests" "enabled" true .Values.config -}}
 {{- if and $prometheus.authenticationRef $prometheus.secretTargetRef -}}
 {{- fail "scaling.prometheus: give authenticationRef or secretTargetRef, not both." -}}
 {{- end -}}
@@ -65,6 +69,11 @@ batch: {up: 0.85, down: 0.4, cooldown: 300}
 {{- end -}}
 {{- if or (contains "cost_per_" (default "" .queue)) (contains "cost_per_" (default "" .arrivals)) -}}
 {{- fail (printf "%s: a cost per request or token falls when the load rises, so it says nothing of demand. Ask the gateway for requests that wait (queue) or arrive (arrivals)." $where) -}}
+{{- end -}}
+{{- if not $countsRequests -}}
+{{- range $value, $needed := dict "requestsPerReplica" .requestsPerReplica "usdPerRequest" (and .usdPerRequest (not .arrivals)) -}}
+{{- if $needed -}}{{- fail (printf "%s.%s needs the engines' requests, which nobody reads: config.requests.enabled is false." $where $value) -}}{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- $least := int (default 0 .minReplicas) -}}
 {{- $most := int .maxReplicas -}}
