@@ -11,6 +11,7 @@ import yaml
 import render_rules
 from helm_chart import NAMESPACE, Refused, install
 from programs import ROOT, program
+from wrong_settings import WRONG_SETTINGS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,19 +133,12 @@ def test_no_budget_makes_no_budget_series() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ("{alerts: {GPUIdel: {enabled: false}}}", "no alert of this name"),
-        ("{thresholds: {idle_after: 3}}", "'idle_after'"),
-        ("{budgets: [{name: a, usd_per_month: 0}]}", "/rules/settings/budgets/0/usd_per_month"),
-        ("{interval: 1 minute}", "/rules/settings/interval"),
-        ("{alerts: {GPUIdle: {severity: loud}}}", "/rules/settings/alerts/GPUIdle/severity"),
-    ],
-)
-def test_settings_that_cannot_be_meant_are_refused(settings: str, says: str) -> None:
-    with pytest.raises(Refused, match=says):
-        install(f"rules: {{method: prometheusRule, settings: {settings}}}")
+@pytest.mark.parametrize("settings", [text for text, _ in WRONG_SETTINGS])
+def test_settings_that_the_script_refuses_are_refused(settings: str) -> None:
+    values = f"rules:\n  method: prometheusRule\n  settings:\n    {settings}\n"
+    with pytest.raises(Refused, match="settings|NaN") as refused:
+        install(values)
+    assert "nil pointer" not in str(refused.value)
 
 
 def test_the_config_map_is_in_the_releases_namespace() -> None:

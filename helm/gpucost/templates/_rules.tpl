@@ -201,9 +201,59 @@ The rule files for the settings, as scripts/render_rules.py makes them; a test c
 {{- toYaml $groups -}}
 {{- end -}}
 
+{{- /* Refuses what the schema cannot see: as scripts/render_rules.py does, and a test compares the two. */ -}}
+{{- define "gpucost.checkSettings" -}}
+{{- $settings := . -}}
+{{- if or (le (include "gpucost.seconds" .interval | float64) 0.0) (gt (include "gpucost.seconds" .interval | float64) 240.0) -}}
+{{- fail (printf "rules.settings.interval is %s: it must be above 0 and at most 4m, or rates over five minutes have gaps." .interval) -}}
+{{- end -}}
+{{- range $field := list "budgets" "targets" "api_prices" "work" "scaling" -}}
+{{- $seen := dict -}}
+{{- range get $settings $field -}}
+{{- $name := ternary .name (printf "%s/%s" .namespace .workload) (eq $field "budgets") -}}
+{{- if hasKey $seen $name -}}
+{{- fail (printf "rules.settings.%s: two are named %q, and both would write the same series." $field $name) -}}
+{{- end -}}
+{{- $_ := set $seen $name true -}}
+{{- end -}}
+{{- end -}}
+{{- range $budget := .budgets -}}
+{{- range $of := list "match" "model_apis" -}}
+{{- range $label, $value := default dict (get $budget $of) -}}
+{{- range $name := ternary (list $value) $value (kindIs "string" $value) -}}
+{{- if regexMatch `[[:cntrl:]]` $name -}}
+{{- fail (printf "rules.settings.budgets (%s).%s.%s: %q is no name of printable characters." $budget.name $of $label $name) -}}
+{{- end -}}
+{{- else -}}
+{{- fail (printf "rules.settings.budgets (%s).%s.%s is empty: give one or more names." $budget.name $of $label) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range .work -}}
+{{- if not (or .requests .cache_hits) -}}
+{{- fail (printf "rules.settings.work (%s/%s) needs requests or cache_hits." .namespace .workload) -}}
+{{- end -}}
+{{- end -}}
+{{- range .overrides -}}
+{{- if not (or .namespace .team .cluster) -}}
+{{- fail "rules.settings.overrides: each needs a namespace, team or cluster; without one set rules.settings.thresholds." -}}
+{{- end -}}
+{{- end -}}
+{{- range .scaling -}}
+{{- $where := printf "rules.settings.scaling (%s/%s)" .namespace .workload -}}
+{{- if ge (float64 (default 0.3 .down_ratio)) (float64 (default 0.7 .up_ratio)) -}}{{- fail (printf "%s.down_ratio must be below up_ratio." $where) -}}{{- end -}}
+{{- if gt (int (default 0 .min_replicas)) (int (default 10 .max_replicas)) -}}{{- fail (printf "%s.min_replicas must be at most max_replicas." $where) -}}{{- end -}}
+{{- if contains "cost_per_" (printf "%s %s" (default "" .queue) (default "" .arrivals)) -}}
+{{- fail (printf "%s: a cost per request or token falls when the load rises, so it says nothing of demand. Ask the gateway for requests." $where) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* All files: name to groups. */ -}}
 {{- define "gpucost.ruleFiles" -}}
 {{- $settings := include "gpucost.ruleSettings" . | fromYaml -}}
+{{- include "gpucost.checkSettings" $settings -}}
 {{- $files := dict -}}
 {{- $known := dict -}}
 {{- $scaled := list -}}
