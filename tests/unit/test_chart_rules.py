@@ -136,7 +136,7 @@ def test_no_budget_makes_no_budget_series() -> None:
 @pytest.mark.parametrize("settings", [text for text, _ in WRONG_SETTINGS])
 def test_settings_that_the_script_refuses_are_refused(settings: str) -> None:
     values = f"rules:\n  method: prometheusRule\n  settings:\n    {settings}\n"
-    with pytest.raises(Refused, match="settings|NaN") as refused:
+    with pytest.raises(Refused, match=r"settings|NaN") as refused:
         install(values)
     assert "nil pointer" not in str(refused.value)
 
