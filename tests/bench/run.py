@@ -39,6 +39,13 @@ IMAGE = {
     "PYTHONPYCACHEPREFIX": str(ROOT / ".cache/bench/byte_code"),
 }
 """Our program runs without docstrings and finds its byte code made, as in the image."""
+ACCEPT = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
+    "application/openmetrics-text;version=0.0.1;q=0.4,"
+    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,"
+    "text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
+)
+"""What Prometheus 3 asks for: OpenMetrics, which takes longer to encode, where it is had."""
 START_SECONDS = 60.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -218,8 +225,7 @@ def scrape(port: int, connection: http.client.HTTPConnection | None = None) -> t
     """One scrape with the headers of Prometheus; by itself, or on a connection that is kept."""
     used = connection or http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        headers = {"Accept": "text/plain;version=0.0.4", "Accept-Encoding": "gzip"}
-        used.request("GET", "/metrics", headers=headers)
+        used.request("GET", "/metrics", headers={"Accept": ACCEPT, "Accept-Encoding": "gzip"})
         response = used.getresponse()
         return response.status, response.read()
     finally:
