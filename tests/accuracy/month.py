@@ -238,7 +238,7 @@ def month(given: argparse.Namespace, away: Sequence[float], goal: str, title: st
             for day in range(given.days)
             if store.at("gpucost_node_info", START + (day + 0.5) * DAY)
         ]
-    worst = max(abs(found.get(name, 0.0) / usd - 1) for name, usd in truth.items())
+    worst = max(abs(found.get(name, 0.0) / usd - 1) for name, usd in truth.items() if usd > 0)
     print(f"month_to_date_{title} {100 * worst:.4f} % {goal}")
     whole = sum(found.values()) / sum(truth.values()) - 1
     print(f"month_to_date_{title}_in_all {100 * abs(whole):.4f} % {goal}")
