@@ -46,8 +46,8 @@ DAYS_BEGIN_EVERY = 6 * 3600.0
 MIN_POD_SECONDS = 120.0
 AWAY_SECONDS = 120.0
 """Two scrapes of a minute: a node that was not scraped for longer was not only between two."""
-PLAYED_ON_SECONDS = 600.0
-"""After the month's end, until all of it is shown and its last pods' counters have ended."""
+PLAYED_ON_SECONDS = 4200.0
+"""After the month's end: longer than the longest scrape gap, so that all of it is seen."""
 CRASH_EVERY_SECONDS = 24 * 3600.0
 DOWN_SECONDS = (3.0, 40.0)
 GAP_EVERY_SECONDS = 24 * 3600.0
