@@ -286,6 +286,36 @@ def test_what_is_new_can_be_turned_on_over_an_older_charts_values(
     assert shows in shown(install(values, chart=chart))
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        "priceRefresh: {enabled: true, providers: [azure]}",
+        "report: {enabled: true, prometheus: 'http://p', webhookSecret: {name: hook}}",
+        "scrape: {method: serviceMonitor}",
+        "networkPolicy: {enabled: true}",
+        "rules: {method: configMap}",
+        "dashboards: {method: configMap}",
+        "dashboards: {method: grafanaDashboard}",
+    ],
+)
+def test_what_is_turned_on_over_an_older_charts_values_is_what_it_is_on_new_ones(
+    tmp_path: Path, values: str
+) -> None:
+    chart = tmp_path / "gpucost"
+    shutil.copytree(CHART, chart)
+    shutil.copy(OLD_CHART / "values.yaml", chart)
+    known = {(each["kind"], each["metadata"]["name"]) for each in install().objects}
+
+    def new(release: Release) -> list[Any]:
+        return [
+            each
+            for each in release.objects
+            if (each["kind"], each["metadata"]["name"]) not in known
+        ]
+
+    assert new(install(values, chart=chart)) == new(install(values)) != []
+
+
 def test_a_parent_charts_own_globals_are_let_through() -> None:
     assert install("global: {storageClass: fast}").objects == install().objects
 
