@@ -50,11 +50,14 @@ class Evidence:
 def run(*words: str | Path, stdin: str | None = None, timeout: float = KUBECTL_SECONDS) -> str:
     """A command's output.
 
-    Raises CommandError with what it said if it fails.
+    Raises CommandError with what it said if it fails, or does not end.
     """
-    done = subprocess.run(
-        words, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
-    )
+    try:
+        done = subprocess.run(
+            words, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired as late:
+        raise CommandError(f"{' '.join(map(str, words))}: not within {timeout:.0f} s") from late
     if done.returncode:
         raise CommandError(f"{' '.join(map(str, words))}: {done.stderr.strip()[-2000:]}")
     return done.stdout
