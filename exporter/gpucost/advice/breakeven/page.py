@@ -1,15 +1,13 @@
-"""What was found as one page of HTML that needs nothing else: no script, no font, no address. Pure.
-
-Whatever comes from outside is escaped by `el`.
-"""
+"""What was found as one page of HTML. Pure."""
 
 from __future__ import annotations
 
-from importlib import resources
 from math import ceil, floor, log10
 from typing import TYPE_CHECKING
 
+from gpucost.advice import sheet
 from gpucost.advice.breakeven import text
+from gpucost.advice.sheet import place
 from gpucost.advice.terminal import usd
 from gpucost.status.html import Html, el, join
 
@@ -18,13 +16,11 @@ if TYPE_CHECKING:
 
     from gpucost.advice.breakeven.cross import Outcome
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _STYLES = ("report", "breakeven")
 _WIDTH, _HEIGHT = 960.0, 420.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76.0, 12.0, 14.0, 44.0
 _DECADES = 3
 """Either side of the demand, that are drawn: further out, nothing changes any more."""
-
 
 _EVERY = 2
 """Of the points, which stand closer than lines are wide."""
@@ -32,20 +28,11 @@ _EVERY = 2
 
 def page(outcome: Outcome, remarks: Sequence[str] = ()) -> str:
     """The page."""
-    advice = resources.files("gpucost.advice")
-    css = "".join((advice / name / "page.css").read_text("utf-8") for name in _STYLES)
     subject = list(text.subject(outcome.demand))
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        el("title", "gpucost break-even"),
-        el("style", Html(css)),
-    )
     best = outcome.costs[0]
-    body = el(
-        "body",
+    return sheet.document(
+        "gpucost break-even",
+        _STYLES,
         el("header", el("p", el("b", "gpucost"), " break-even"), el("h1", subject[0])),
         el("p", subject[1], ". ", *(f"{it[0].upper()}{it[1:]}. " for it in remarks), class_="lead"),
         el(
@@ -57,36 +44,17 @@ def page(outcome: Outcome, remarks: Sequence[str] = ()) -> str:
         el(
             "section", el("h2", "By requests"), _chart(outcome), _legend(outcome), _verdict(outcome)
         ),
-        el("section", el("h2", "At this demand"), _table(outcome)),
+        el("section", el("h2", "At this demand"), sheet.table(*text.table(outcome))),
         el(
             "section",
             el("h2", "To know"),
             el("ul", *(el("li", it) for it in text.notes(outcome)), class_="notes"),
         ),
     )
-    return f"<!doctype html>\n{el('html', head, body, lang='en')}\n"
 
 
 def _verdict(outcome: Outcome) -> Html:
     return el("ul", *(el("li", line) for line in text.verdict(outcome)), class_="notes")
-
-
-def _table(outcome: Outcome) -> Html:
-    head, rows = text.table(outcome)
-    return el(
-        "div",
-        el(
-            "table",
-            el("thead", _row("th", head)),
-            el("tbody", *(_row("td", row) for row in rows)),
-        ),
-        class_="wide",
-    )
-
-
-def _row(tag: str, cells: Sequence[str]) -> Html:
-    """The first cell is words, and the others figures."""
-    return el("tr", *(el(tag, cell, class_="n" if at else None) for at, cell in enumerate(cells)))
 
 
 def _legend(outcome: Outcome) -> Html:
@@ -126,18 +94,20 @@ def _chart(outcome: Outcome) -> Html:
     for power in range(low, high + 1):
         at = y(10.0**power)
         parts.append(_line(_LEFT, at, _WIDTH - _RIGHT, at, "grid"))
-        parts.append(el("text", _short(10.0**power), x=_n(_LEFT - 8), y=_n(at + 4), class_="end"))
+        parts.append(
+            el("text", _short(10.0**power), x=place(_LEFT - 8), y=place(at + 4), class_="end")
+        )
     for power in range(ceil(left), floor(right) + 1):
         at = x(10.0**power)
         parts.append(_line(at, _TOP, at, _HEIGHT - _BOTTOM, "grid"))
         words = text.rate(10.0**power).replace(" requests", "")
-        parts.append(el("text", words, x=_n(at), y=_n(_HEIGHT - 24), class_="middle"))
-    parts.append(el("text", "requests", x=_n(_WIDTH / 2), y=_n(_HEIGHT - 6), class_="middle"))
+        parts.append(el("text", words, x=place(at), y=place(_HEIGHT - 24), class_="middle"))
+    parts.append(el("text", "requests", x=place(_WIDTH / 2), y=place(_HEIGHT - 6), class_="middle"))
     here = x(middle)
     parts.append(_line(here, _TOP, here, _HEIGHT - _BOTTOM, "here"))
     for number, curve in reversed(list(enumerate(curves))):
         points = " ".join(
-            f"{_n(x(outcome.rates[n]))},{_n(y(curve.usd_per_month[n]))}"
+            f"{place(x(outcome.rates[n]))},{place(y(curve.usd_per_month[n]))}"
             for n in shown
             if curve.usd_per_month[n] > 0
         )
@@ -155,7 +125,7 @@ def _chart(outcome: Outcome) -> Html:
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Html:
-    return el("line", x1=_n(x1), y1=_n(y1), x2=_n(x2), y2=_n(y2), class_=kind)
+    return el("line", x1=place(x1), y1=place(y1), x2=place(x2), y2=place(y2), class_=kind)
 
 
 def _short(value: float) -> str:
@@ -164,7 +134,3 @@ def _short(value: float) -> str:
         if value >= least:
             return f"{value / least:g}{unit}"
     return f"{value:g}"
-
-
-def _n(value: float) -> str:
-    return f"{value:.1f}".rstrip("0").rstrip(".")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gpucost.advice.sheet import place
 from gpucost.status.html import Html, el, join
 
 if TYPE_CHECKING:
@@ -38,9 +39,11 @@ def days(columns: Sequence[tuple[str, Mapping[str, float]]], title: str) -> Html
     parts = []
     for n in range(round(upto / step) + 1 if step else 1):
         y = _TOP + plot * (1 - n * step / upto)
-        parts.append(el("line", x1=f"{_LEFT}", x2=f"{WIDTH}", y1=_n(y), y2=_n(y), class_="grid"))
+        parts.append(
+            el("line", x1=f"{_LEFT}", x2=f"{WIDTH}", y1=place(y), y2=place(y), class_="grid")
+        )
         label = f"{n * step:,.0f}" if step >= 1 else f"{n * step:.2g}"
-        parts.append(el("text", label, x=_n(_LEFT - 8), y=_n(y + 4), class_="end"))
+        parts.append(el("text", label, x=place(_LEFT - 8), y=place(y + 4), class_="end"))
     room = (WIDTH - _LEFT) / max(len(columns), 1)
     every = math.ceil(len(columns) / _MOST_LABELS) if columns else 1
     for number, (name, states) in enumerate(columns):
@@ -52,7 +55,9 @@ def days(columns: Sequence[tuple[str, Mapping[str, float]]], title: str) -> Html
             parts += _block(state, x, y, room * 0.8, height, f"{name}, {state}: {usd:,.2f} USD")
         if number % every == 0:
             middle = _LEFT + (number + 0.5) * room
-            parts.append(el("text", name[5:], x=_n(middle), y=_n(HEIGHT - 8), class_="middle"))
+            parts.append(
+                el("text", name[5:], x=place(middle), y=place(HEIGHT - 8), class_="middle")
+            )
     return _svg(HEIGHT, title, *parts)
 
 
@@ -61,10 +66,10 @@ def _block(
 ) -> tuple[Html, ...]:
     if width <= 0 or height <= 0:
         return ()
-    place = {"x": _n(x), "y": _n(y), "width": _n(width), "height": _n(height)}
-    block = el("rect", el("title", words), class_=f"s-{state}", **place)
+    box = {"x": place(x), "y": place(y), "width": place(width), "height": place(height)}
+    block = el("rect", el("title", words), class_=f"s-{state}", **box)
     if state in _HATCHED:
-        return block, el("rect", fill="url(#hatch)", **place)
+        return block, el("rect", fill="url(#hatch)", **box)
     return (block,)
 
 
@@ -116,16 +121,12 @@ def _nice(value: float) -> float:
     return next(power * it for it in (1, 2, 5, 10) if power * it >= value * (1 - 1e-9))
 
 
-def _n(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")
-
-
 def meter(part: float) -> Html:
     """How much of the largest."""
     return el(
         "svg",
         el("rect", width="100", height="6", class_="track"),
-        el("rect", width=_n(100 * part), height="6", class_="fill"),
+        el("rect", width=place(100 * part), height="6", class_="fill"),
         viewBox="0 0 100 6",
         preserveAspectRatio="none",
         aria_hidden="true",

@@ -1,13 +1,10 @@
-"""The report as one page of HTML that needs nothing else: no script, no font, no address. Pure.
-
-Whatever comes from outside is escaped by `el`.
-"""
+"""The report as one page of HTML. Pure."""
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import TYPE_CHECKING
 
+from gpucost.advice import sheet
 from gpucost.advice.report import charts, text
 from gpucost.status.html import Html, el, join
 from gpucost.status.words import money, percent
@@ -15,23 +12,13 @@ from gpucost.status.words import money, percent
 if TYPE_CHECKING:
     from gpucost.advice.report.document import Advice, Report
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-
 
 def page(report: Report) -> str:
     """The page."""
-    css = (resources.files(__package__) / "page.css").read_text(encoding="utf-8")
     heading = text.heading(report)
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        el("title", f"GPU cost report, {heading}"),
-        el("style", Html(css)),
-    )
-    body = el(
-        "body",
+    return sheet.document(
+        f"GPU cost report, {heading}",
+        ("report",),
         charts.HATCH,
         el("header", el("p", el("b", "gpucost"), "GPU cost report"), el("h1", heading)),
         _figures(report),
@@ -43,7 +30,6 @@ def page(report: Report) -> str:
         _invoice(report),
         _how(report),
     )
-    return f"<!doctype html>\n{el('html', head, body, lang='en')}\n"
 
 
 def _figures(report: Report) -> Html:
@@ -94,7 +80,7 @@ def _spend(report: Report) -> Html:
         charts.legend([it.state for it in report.states]),
         el(
             "table",
-            el("tbody", *(_row(line, words=1, last=True) for line in words)),
+            el("tbody", *(sheet.row(line, words=1, last=True) for line in words)),
             class_="states",
         ),
     )
@@ -151,31 +137,7 @@ def _action(it: Advice, most: float) -> Html:
 
 
 def _table(title: str, table: text.Table, *, words: int = 1, last: bool = False) -> Html:
-    head, lines = table
-    cells = (el("th", cell, class_=_side(at, head, words, last)) for at, cell in enumerate(head))
-    return el(
-        "section",
-        el("h2", title),
-        el(
-            "div",
-            el(
-                "table",
-                el("thead", el("tr", *cells)),
-                el("tbody", *(_row(line, words=words, last=last) for line in lines)),
-            ),
-            class_="wide",
-        ),
-    )
-
-
-def _row(line: tuple[str, ...], *, words: int, last: bool) -> Html:
-    return el(
-        "tr", *(el("td", cell, class_=_side(at, line, words, last)) for at, cell in enumerate(line))
-    )
-
-
-def _side(at: int, line: tuple[str, ...], words: int, last: bool) -> str | None:  # noqa: FBT001
-    return None if at < words or (last and at == len(line) - 1) else "n"
+    return el("section", el("h2", title), sheet.table(*table, words=words, last=last))
 
 
 def _invoice(report: Report) -> Html | None:
