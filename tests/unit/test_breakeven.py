@@ -271,6 +271,12 @@ def test_what_is_missing_is_named_with_its_remedy(missing: str, said: str) -> No
         week_of(history(replace(HOUR, **{missing: None})), 1)
 
 
+def test_requests_and_replicas_that_no_hour_has_together_are_named() -> None:
+    asked, ran = replace(HOUR, replicas=None), replace(HOUR, requests_per_second=None)
+    with pytest.raises(WeekError, match="no hour has both its requests and its replicas"):
+        week_of(history(asked, ran), 2, seconds=3.0)
+
+
 def test_an_engine_that_counts_no_tokens_leaves_apis_out_alone() -> None:
     week = week_of(history(replace(HOUR, input_per_second=None, output_per_second=None)), 1)
     assert week.demand.tokens is None

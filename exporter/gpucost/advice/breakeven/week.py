@@ -49,7 +49,12 @@ def week_of(history: History, hours: float, seconds: float | None = None) -> Wee
         raise WeekError("what it cost is not known: do its GPUs have a price (gpucost check)?")
     price = sum(usd for usd, _ in paid) / sum(gpus for _, gpus in paid) * 3600
     served = both(history.hours, "requests_per_second", "replicas")
-    best = max(rate / replicas for rate, replicas in served if replicas)
+    best = max((rate / replicas for rate, replicas in served if replicas), default=0.0)
+    if not best:
+        raise WeekError(
+            "no hour has both its requests and its replicas: widen --from and --to, or give"
+            " --requests-per-second and --gpus."
+        )
     replica = Replica(history.gpu_model, gpus, seconds, best)
     demand = Demand(tuple(rates), _tokens(history), replica)
     return Week(demand, price, tuple(_remarks(history, hours, demand)))
