@@ -7,7 +7,7 @@ import re
 import pytest
 from msgspec.structs import replace
 
-from gpucost.advice.calibrate import OTHERS, calibrated, precision_of
+from gpucost.advice.calibrate import calibrated, precision_of
 from gpucost.advice.flags import gpu_id
 from gpucost.advice.histories import QUESTIONS, History, Hour, histories
 from gpucost.advice.prometheus import Row
@@ -18,6 +18,7 @@ from gpucost.sizing.engines import ENGINES
 from gpucost.sizing.gpus import gpu_speeds
 from gpucost.sizing.inference import Request, Service, served
 from gpucost.sizing.precision import PRECISIONS
+from gpucost.sizing.recommend import OTHERS
 from gpucost.sizing.shapes import known_shapes
 from programs import ROOT
 from promql_names import metrics_of

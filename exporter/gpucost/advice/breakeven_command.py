@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from gpucost.advice.breakeven.cross import compared
 from gpucost.advice.breakeven.demand import Demand, Replica, Tokens
 from gpucost.advice.breakeven.ways import api_prices, serverless_prices
 from gpucost.advice.breakeven.week import WeekError, week_of
+from gpucost.advice.promql import matchers
 from gpucost.config import ConfigError
 from gpucost.facts_files import shipped_facts
 from gpucost.sizing.engines import ENGINES
@@ -150,8 +150,7 @@ def _from_prometheus(given: argparse.Namespace) -> tuple[Week, str]:
     if not (namespace and slash and name) or not given.workload.isprintable():
         raise ConfigError(f"--workload: `{given.workload}` is not NAMESPACE/NAME.")
     span = connection.span_of(given)
-    words = {"namespace": namespace, "workload": name, "cluster": given.cluster}
-    selector = ",".join(f"{key}={json.dumps(value)}" for key, value in words.items() if value)
+    selector = matchers(namespace=namespace, workload=name, cluster=given.cluster)
     prometheus = connection.connect(given)
     try:
         found = histories.read(prometheus, span, selector)

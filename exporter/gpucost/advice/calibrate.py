@@ -17,6 +17,7 @@ from gpucost.advice.histories import both
 from gpucost.sizing.engines import engine_named
 from gpucost.sizing.inference import Request, Service, divides, served
 from gpucost.sizing.precision import PRECISIONS, Precision
+from gpucost.sizing.recommend import OTHERS
 from gpucost.sizing.shapes import find_shape
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ LEAST_IN_FLIGHT = 0.1
 BELIEVED = 5.0
 """No ratio is further off than this many times: then the model, its precision or the GPU is not
 what the names say."""
-
-OTHERS = "*"
 
 _MARKS = (
     (("fp8", "w8a8-fp8"), "fp8"),
@@ -64,7 +63,7 @@ class LeftOut(Struct, frozen=True):
 
 
 class Calibration(Struct, frozen=True):
-    """Factors by GPU model (`*` for those that were not measured), and what they are from."""
+    """Factors by GPU model (`OTHERS` for those that were not measured), and what they are from."""
 
     factors: dict[str, float]
     measured: tuple[Measured, ...]

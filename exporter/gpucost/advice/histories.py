@@ -74,16 +74,10 @@ class History(Struct, frozen=True):
     hours: tuple[Hour, ...]
 
 
-SKEW_SECONDS = 60.0
-"""Of two clocks, that an hour's figures would show."""
-
-
 def remarks(prometheus: Prometheus) -> Iterator[str]:
     """What is to be said of the answers of a Prometheus."""
-    skew = prometheus.skew_seconds
-    if skew is not None and abs(skew) > SKEW_SECONDS:
-        side = "ahead of" if skew > 0 else "behind"
-        yield f"the clock of this Prometheus is {abs(skew):.0f} s {side} this machine's"
+    if skewed := prometheus.skew_words:
+        yield f"the {skewed}"
     for warning in prometheus.warnings:
         yield f"Prometheus remarks: {warning}"
 

@@ -30,6 +30,7 @@ __all__ = ["Access", "Bounds", "Prometheus", "Row", "TooMuchError"]
 
 _CHUNK_BYTES = 256 << 10
 _MAX_SECRET_BYTES = 64 << 10
+_SKEW_SECONDS = 60.0
 _MOST_STEPS = 10_000
 """A range query answers at most 11,000 points a series (prometheus web/api/v1 api.go)."""
 _GROWTH = 8
@@ -95,6 +96,15 @@ class Prometheus:
     def close(self) -> None:
         """End the connections."""
         self._session.close()
+
+    @property
+    def skew_words(self) -> str:
+        """How far the clocks are apart; empty where no figure would show it, or nobody knows."""
+        skew = self.skew_seconds
+        if skew is None or abs(skew) <= _SKEW_SECONDS:
+            return ""
+        side = "ahead of" if skew > 0 else "behind"
+        return f"clock of this Prometheus is {abs(skew):.0f} s {side} this machine's"
 
     def at(self, query: str, when: float) -> list[Row]:
         """What a query answers at a moment, Unix seconds. Raises SourceError."""

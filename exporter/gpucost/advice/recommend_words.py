@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from gpucost.advice.calibrate import OTHERS
 from gpucost.advice.terminal import columns, usd
 from gpucost.pricing.price_list import day_of
 from gpucost.sizing.inference import Served
+from gpucost.sizing.recommend import OTHERS
 from gpucost.sizing.training import TRAINING_FIGURES, TRAINING_MISSED
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from msgspec.structs import replace
 
 from gpucost.advice import webhook
 from gpucost.advice.connection import add_connection, add_span, connect, progress, span_of
+from gpucost.advice.promql import quoted
 from gpucost.advice.report import focus, html, invoice, market, text
 from gpucost.advice.report.choose import actions, choose, spent_by
 from gpucost.advice.report.compose import compose
 from gpucost.advice.report.observe import observe
-from gpucost.advice.report.questions import quoted
 from gpucost.config import ConfigError
 
 if TYPE_CHECKING:

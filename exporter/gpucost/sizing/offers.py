@@ -42,7 +42,6 @@ class Wanted(Struct, frozen=True):
     capacity_type: str = "on_demand"
     region: str = ""
     provider: str = ""
-    gpu_model: str = ""
 
 
 def offers(listed: PriceList, wanted: Wanted) -> list[Offer]:
@@ -53,7 +52,7 @@ def offers(listed: PriceList, wanted: Wanted) -> list[Offer]:
             continue  # parts of a GPU hold no model of their own
         if it.name.startswith("accelerator:"):
             continue  # the GPU's price without its host
-        if not (_like(it.provider, wanted.provider) and _like(it.gpu_model, wanted.gpu_model)):
+        if not _like(it.provider, wanted.provider):
             continue
         prices = [
             Offer(

@@ -47,6 +47,9 @@ HEADROOM = 0.8
 
 MOST_NODES = 64
 
+OTHERS = "*"
+"""Stands for the GPU models that were not measured."""
+
 _MOST_SEQUENCES = 64
 """At a time through a GPU: beyond, nothing gets faster."""
 
@@ -72,8 +75,7 @@ class Ask(Struct, frozen=True):
     headroom: float = HEADROOM
     tensor_parallel: int | None = None
     factors: Mapping[str, float] = {}
-    """How much faster than estimated one's own work was measured to be, by GPU model; `*` is
-    for models that were not measured."""
+    """How much faster than estimated one's own work was measured to be, by GPU model or OTHERS."""
 
     @property
     def is_open(self) -> bool:
@@ -220,7 +222,7 @@ def _on_instances(ask: Ask, gpu: GpuSpeed, choices: list[Offer]) -> Iterator[Fit
 
 def _replica(ask: Ask, gpu: GpuSpeed, parts: int) -> _Replica | LeftOut:
     """A replica at its best, or why it cannot be."""
-    factor = ask.factors.get(gpu.gpu_model, ask.factors.get("*", 1.0))
+    factor = ask.factors.get(gpu.gpu_model, ask.factors.get(OTHERS, 1.0))
     service = Service(ask.model, ask.precision, gpu, ask.engine.times(factor), parts)
     longest = memory(service, Request(ask.context_tokens, 0.0))
     if longest.requests < 1:
@@ -355,7 +357,6 @@ class TrainingAsk(Struct, frozen=True):
     tokens: float | None = None
     days: float | None = None
     sequences: int | None = None
-    factors: Mapping[str, float] = {}
 
 
 def recommend_training(
@@ -395,8 +396,7 @@ def _training_fit(ask: TrainingAsk, gpu: GpuSpeed, offer: Offer, nodes: int) -> 
     work = None if job is None else trained(job, ask.trainer, gpu, gpus, offer.gpus)
     if job is None or work is None:
         return None
-    factor = ask.factors.get(gpu.gpu_model, ask.factors.get("*", 1.0))
-    tokens = work.tokens_per_second * gpus * factor
+    tokens = work.tokens_per_second * gpus
     if ask.tokens is not None and ask.days is not None and ask.tokens / tokens > ask.days * 86_400:
         return None
     held = training_memory(job, gpu, gpus)

@@ -2,5 +2,5 @@
 
     flags, or a workload's week -> Demand -> what each Way costs -> where they cross -> text, page
 
-Everything but week.py is pure.
+All of it is pure; ../histories.py asks for the week.
 """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpucost.advice.promql import matchers
 from gpucost.advice.report import patches
-from gpucost.advice.report.evidence import dollars, matchers, of_workload, query
+from gpucost.advice.report.evidence import dollars, of_workload, query
 from gpucost.advice.report.facts import Action, Claim
 from gpucost.advice.report.fold import WORKING
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import TYPE_CHECKING
 
 from gpucost import __version__
@@ -21,6 +21,7 @@ from gpucost.advice.report.document import (
     StateUsd,
     Total,
 )
+from gpucost.advice.report.evidence import moment
 from gpucost.advice.report.facts import RUNNING, UNKNOWN_STATE
 from gpucost.model import NODE_STATES
 from gpucost.status.words import MEANINGS
@@ -56,11 +57,11 @@ def compose(
     last = {line.key: line.last_seconds for line in facts.lines}
     return Report(
         version=VERSION,
-        generated_at=_moment(now),
+        generated_at=moment(now),
         gpucost=__version__,
         scope=Scope(
-            start=_moment(facts.start),
-            end=_moment(facts.end),
+            start=moment(facts.start),
+            end=moment(facts.end),
             time_zone=facts.zone,
             seen_hours=facts.seen_seconds / 3600.0,
             cluster=cluster,
@@ -207,7 +208,3 @@ def _advice(rank: int, found: Found, end: float, last: dict[Key, float]) -> Advi
         ),
         patch=it.patch,
     )
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

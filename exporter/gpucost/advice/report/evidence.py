@@ -5,18 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from gpucost.advice.promql import matchers
 from gpucost.advice.report.facts import Query
-from gpucost.advice.report.questions import quoted
 
 if TYPE_CHECKING:
     from gpucost.advice.report.facts import Facts, Key
-
-
-def matchers(**labels: str) -> str:
-    """Matchers of these labels; those that are empty are left out but for the namespace."""
-    return ",".join(
-        f"{name}={quoted(value)}" for name, value in labels.items() if value or name == "namespace"
-    )
 
 
 def of_workload(key: Key) -> str:
@@ -33,8 +26,13 @@ def of_workload(key: Key) -> str:
 
 def query(facts: Facts, says: str, promql: str) -> Query:
     """A query of the range's end; `$range` in it becomes the range."""
-    at = datetime.fromtimestamp(facts.end, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return Query(says, promql.replace("$range", f"{facts.end - facts.start:.0f}s"), at)
+    ranged = promql.replace("$range", f"{facts.end - facts.start:.0f}s")
+    return Query(says, ranged, moment(facts.end))
+
+
+def moment(unix_seconds: float) -> str:
+    """RFC 3339 in UTC, as Prometheus takes a query's time."""
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def dollars(facts: Facts, selector: str, states: str) -> Query:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
-from gpucost.model import WASTE_STATES
+from gpucost.model import HOUR_SECONDS, WASTE_STATES
+from gpucost.sizing.offers import HOURS_PER_MONTH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-HOURS_A_MONTH = 730.0
 WEEK_HOURS = 168
 
 UNKNOWN_STATE = "unknown"
@@ -254,7 +254,7 @@ class Facts(Struct, frozen=True):
     @property
     def months(self) -> float:
         """How many months of 730 hours were seen: savings in the range over it are a month's."""
-        return self.seen_seconds / 3600.0 / HOURS_A_MONTH
+        return self.seen_seconds / HOUR_SECONDS / HOURS_PER_MONTH
 
 
 Group = Literal["free", "fit", "buy"]

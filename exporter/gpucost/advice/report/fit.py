@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gpucost.advice.promql import matchers
 from gpucost.advice.report import patches
-from gpucost.advice.report.evidence import dollars, matchers, of_workload, query
+from gpucost.advice.report.evidence import dollars, of_workload, query
 from gpucost.advice.report.facts import RUNNING, Action, Claim
 from gpucost.pricing.names import plain
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from gpucost.advice.connection import Span
     from gpucost.advice.prometheus import Prometheus
 
-SKEW_SECONDS = 60.0
-
 
 def observe(
     prometheus: Prometheus, span: Span, zone: ZoneInfo, match: str, *, by_node: bool = False
@@ -82,13 +80,10 @@ def _remark(asker: Asker) -> None:
             f"{unpriced:g} GPUs have no price: their hours are counted and their dollars are"
             " not. `gpucost prices show` says why.",
         )
-    skew = asker.prometheus.skew_seconds
-    if skew is not None and abs(skew) > SKEW_SECONDS:
+    if skewed := asker.prometheus.skew_words:
         asker.note(
             "clock_skew",
-            f"The clock of this Prometheus is {abs(skew):.0f} s"
-            f" {'ahead of' if skew > 0 else 'behind'} this machine's: `now` is this machine's,"
-            " so the range's end is off by that.",
+            f"The {skewed}: `now` is this machine's, so the range's end is off by that.",
         )
     for warning in asker.prometheus.warnings:
         asker.note("warning", f"Prometheus remarks: {warning}.")

@@ -173,9 +173,3 @@ def asked(question: Question, match: str, **more: str) -> str:
         query = query.replace(f"${name}", text)
     # A comma that nothing follows is no error to Prometheus, but to others it may be.
     return query.replace(",}", "}").replace("{,", "{").replace("{}", "")
-
-
-def quoted(value: str) -> str:
-    """A label's value as PromQL writes it."""
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'

@@ -10,7 +10,8 @@ from collections import defaultdict
 from statistics import quantiles
 from typing import TYPE_CHECKING
 
-from gpucost.advice.report.evidence import dollars, matchers, query
+from gpucost.advice.promql import matchers
+from gpucost.advice.report.evidence import dollars, query
 from gpucost.advice.report.facts import RUNNING, Action, Claim
 
 if TYPE_CHECKING:
