@@ -74,3 +74,22 @@ def test_the_address_of_the_scalers_prometheus_is_taken_where_no_other_is_given(
 def test_values_that_cannot_be_meant_are_refused(values: str, remedy: str) -> None:
     with pytest.raises(Refused, match=remedy):
         install(values)
+
+
+def test_the_jobs_run_where_they_are_allowed_with_what_they_are_given() -> None:
+    release = install(
+        ON
+        + "  resources: {limits: {memory: 2Gi}}\n"
+        + """
+priceRefresh: {enabled: true, providers: [azure], resources: {limits: {memory: 1Gi}}}
+jobs:
+  nodeSelector: {kubernetes.io/arch: amd64}
+  tolerations: [{key: batch, operator: Exists}]
+"""
+    )
+    jobs = [it for it in release.objects if it["kind"] == "CronJob"]
+    pods = [it["spec"]["jobTemplate"]["spec"]["template"]["spec"] for it in jobs]
+    assert [pod["nodeSelector"] for pod in pods] == [{"kubernetes.io/arch": "amd64"}] * 2
+    assert [pod["tolerations"] for pod in pods] == [[{"key": "batch", "operator": "Exists"}]] * 2
+    memory = {pod["containers"][0]["resources"]["limits"]["memory"] for pod in pods}
+    assert memory == {"1Gi", "2Gi"}

@@ -53,6 +53,19 @@ them every upgrade would begin new series, and restart the pods for a label.
 {{- end -}}
 
 {{- /* Pull secrets as a pod names them; given as text or as {name: text}. */ -}}
+{{- /* Where a CronJob's pod may run. */ -}}
+{{- define "gpucost.jobPlacement" -}}
+{{- $jobs := default dict .Values.jobs -}}
+{{- with $jobs.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $jobs.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{- define "gpucost.imagePullSecrets" -}}
 {{- $secrets := list -}}
 {{- range concat .Values.global.imagePullSecrets .Values.imagePullSecrets -}}
