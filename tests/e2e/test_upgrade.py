@@ -38,8 +38,9 @@ def test_upgrades_a_rollback_and_an_install_anew_lose_no_dollar(kube: Kube, name
     chart = (name, str(CHART), *where)
     run("helm", "install", *chart, folder, timeout=200)
     try:
-        # From its first shown cycle on: what comes before it is no GPU-second yet.
-        kube.wait("GPU-seconds", lambda: _gpu_seconds(_page(kube, namespace)) > 0)
+        # New series are shown at 0 for a while, and dollars later than GPU-seconds where the node's
+        # labels, and so its price, are known later: from the first that are shown, both are whole.
+        kube.wait("dollars", lambda: _usd(_page(kube, namespace)) > 0)
         began, before = time.time(), _page(kube, namespace)
         run(
             "helm",
