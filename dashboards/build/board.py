@@ -76,6 +76,14 @@ def link(board: str, **variables: str) -> str:
     )
 
 
+TO_WORKLOAD = link(
+    "gpucost-workload",
+    namespace="${__data.fields.Namespace}",
+    workload="${__data.fields.Workload}",
+)
+"""From a table's row that has both columns, to the board of that workload."""
+
+
 def to_json(board: Board) -> Json:
     """The board as Grafana takes it."""
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards.build.board import Board, Variable, link
+from dashboards.build.board import TO_WORKLOAD, Board, Variable, link
 from dashboards.build.panels import (
     BYTES,
     HIGH_IS_GOOD,
@@ -210,11 +210,7 @@ BOARD = Board(
                         Label(
                             "workload",
                             "Workload",
-                            link(
-                                "gpucost-workload",
-                                namespace="${__data.fields.Namespace}",
-                                workload="${__data.fields.Workload}",
-                            ),
+                            TO_WORKLOAD,
                         ),
                         Label("namespace", "Namespace"),
                         Label("team", "Team"),
@@ -262,11 +258,7 @@ BOARD = Board(
                         Label(
                             "workload",
                             "Workload",
-                            link(
-                                "gpucost-workload",
-                                namespace="${__data.fields.Namespace}",
-                                workload="${__data.fields.Workload}",
-                            ),
+                            TO_WORKLOAD,
                         ),
                         Label("namespace", "Namespace"),
                         Label("team", "Team"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards.build.board import Board, Variable, link
+from dashboards.build.board import TO_WORKLOAD, Board, Variable
 from dashboards.build.panels import (
     BLUE,
     NUMBER,
@@ -245,11 +245,7 @@ BOARD = Board(
                         Label(
                             "workload",
                             "Workload",
-                            link(
-                                "gpucost-workload",
-                                namespace="${__data.fields.Namespace}",
-                                workload="${__data.fields.Workload}",
-                            ),
+                            TO_WORKLOAD,
                         ),
                         Label("namespace", "Namespace"),
                         Label("engine", "Engine"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards.build.board import Board, Choice, Variable, link
+from dashboards.build.board import TO_WORKLOAD, Board, Choice, Variable
 from dashboards.build.panels import (
     HIGH_IS_GOOD,
     LOW_IS_GOOD,
@@ -29,11 +29,6 @@ PLAIN_OF_WORKLOADS = f"workload:gpucost_cost_usd:rate5m{{{TENANT}}}"
 WASTED_OF_WORKLOADS = f"workload:gpucost_waste_usd:rate5m{{{TENANT}}}"
 PAID = f'team_model:gpucost_api_cost_usd:rate5m{{{CLUSTER}, team=~"$team"}}'
 PAYER = "namespace, team, workload, workload_kind"
-TO_WORKLOAD = link(
-    "gpucost-workload",
-    namespace="${__data.fields.Namespace}",
-    workload="${__data.fields.Workload}",
-)
 
 
 def _row(expression: str) -> str:
