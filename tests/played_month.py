@@ -240,6 +240,7 @@ def samples(hours: int) -> tuple[Series, dict[tuple[str, str, str], float]]:
         _node(out, machine, hours)
         gpus_in: defaultdict[str, list[float]] = defaultdict(lambda: [0.0] * hours)
         own: defaultdict[str, list[float]] = defaultdict(lambda: [0.0] * hours)
+        taken = 0
         for holder in HOLDERS:
             if holder.node != machine.name:
                 continue
@@ -257,7 +258,9 @@ def samples(hours: int) -> tuple[Series, dict[tuple[str, str, str], float]]:
                 else:
                     own[state] = [a + b for a, b in zip(own[state], usd, strict=True)]
             if holder.namespace:
-                _holder(out, holder, machine, shares, hours)
+                held = range(taken, taken + round(holder.gpus))
+                taken = held.stop
+                _holder(out, holder, machine, held, shares, hours)
         for state, usd in own.items():
             kind = {"gpu_model": machine.model, "capacity_type": machine.capacity_type}
             name = "gpucost_workload_cost_usd_total"
@@ -308,6 +311,9 @@ def _node(out: Series, machine: Machine, hours: int) -> None:
         "provider": "aws",
     }
     gauge(out, 1.0, hours, node, "gpucost_node_info", **info)
+    for n in range(machine.gpus):
+        device = {"gpu": str(n), "uuid": f"GPU-{node}-{n}", "gpu_model": machine.model}
+        gauge(out, 1.0, hours, node, "gpucost_gpu_info", **device)
     gpu = {"gpu": "0", "uuid": f"GPU-{node}", "gpu_model": machine.model}
     price = {"price_source": "catalogue", "split": "whole_node"}
     own = {"capacity_type": machine.capacity_type, **gpu}
@@ -325,7 +331,12 @@ def _node(out: Series, machine: Machine, hours: int) -> None:
 
 
 def _holder(
-    out: Series, holder: Holder, machine: Machine, shares: list[States], hours: int
+    out: Series,
+    holder: Holder,
+    machine: Machine,
+    held: range,
+    shares: list[States],
+    hours: int,
 ) -> None:
     """Its GPU-seconds, and what one pod of its shows of activity and memory."""
     node, payer = machine.name, _payer(holder, machine)
@@ -334,8 +345,9 @@ def _holder(
     pod = {"pod": f"{holder.workload}-0", "container": "main"}
     _plain_counter(out, seconds, hours, node, "gpucost_pod_gpu_seconds_total", **payer, **pod)
     who = {"namespace": holder.namespace, **pod}
-    share = {"gpu": "0", "uuid": f"GPU-{node}", "method": "exclusive", **who}
-    gauge(out, holder.gpus, hours, node, "gpucost_pod_gpu_share_ratio", **share)
+    for n in held:
+        share = {"gpu": str(n), "uuid": f"GPU-{node}-{n}", "method": "exclusive", **who}
+        gauge(out, 1.0, hours, node, "gpucost_pod_gpu_share_ratio", **share)
     worker = {**who, "workload": holder.workload, "gpu_model": machine.model}
     memory = holder.memory_gib * GIB
     gauge(out, memory, hours, node, "gpucost_pod_memory_peak_bytes", **worker)
@@ -354,7 +366,13 @@ def month(directory: Path, days: int = 30) -> Iterator[Month]:
     series, truth = samples(hours)
     end = START + hours * HOUR
     watched = (("__name__", "gpucost:month_watched_since:timestamp_seconds"),)
-    waiting = {"namespace": "research", "pod": "wants-8", "container": "main", "cluster": CLUSTER}
+    waiting = {"namespace": "research", "pod": "wants-8", "cluster": CLUSTER}
+    of_kube_state_metrics = {
+        "kube_pod_container_resource_requests": ({"resource": "nvidia_com_gpu"}, 8.0),
+        "kube_pod_status_phase": ({"phase": "Pending"}, 1.0),
+        "kube_pod_status_scheduled": ({"condition": "true"}, 0.0),
+        "kube_pod_owner": ({"owner_kind": "PyTorchJob", "owner_name": "train"}, 1.0),
+    }
     with prometheus(directory) as it:
         it.write(series)
         every = [
@@ -364,24 +382,12 @@ def month(directory: Path, days: int = 30) -> Iterator[Month]:
         it.write(
             {
                 watched: [(at, START - 86_400.0) for at in every],
-                tuple(
-                    sorted(
-                        {
-                            **waiting,
-                            "__name__": "kube_pod_container_resource_requests",
-                            "resource": "nvidia_com_gpu",
-                        }.items()
-                    )
-                ): [(at, 8.0) for at in every],
-                tuple(
-                    sorted(
-                        {
-                            **waiting,
-                            "__name__": "kube_pod_status_phase",
-                            "phase": "Pending",
-                        }.items()
-                    )
-                ): [(at, 1.0) for at in every],
+                **{
+                    tuple(sorted({**waiting, "__name__": name, **more}.items())): [
+                        (at, value) for at in every
+                    ]
+                    for name, (more, value) in of_kube_state_metrics.items()
+                },
             }
         )
         record(it, in_order(rules()), START, end, RULE_SECONDS)

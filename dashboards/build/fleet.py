@@ -250,9 +250,10 @@ BOARD = Board(
                 table(
                     "Top savings",
                     "What could be given back, at the mean of the last day: idle for an hour and"
-                    " more, failing, on its way out, free, in no MIG instance, broken. Each dollar"
-                    " is here once. `gpucost report` adds what fits smaller and what costs less,"
-                    " with the queries to check it. A month is 730 hours.",
+                    " more, failing, on its way out, free on what whole nodes could give back, in"
+                    " no MIG instance, broken. Each dollar is here once. `gpucost report` reads the"
+                    " same series, says what to do, and adds what fits smaller and what costs less."
+                    " A month is 730 hours.",
                     (
                         Label("advice", "To do"),
                         Label(

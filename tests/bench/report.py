@@ -56,6 +56,8 @@ def series(gpus: int) -> Iterator[tuple[str, dict[str, str], float]]:
         for state, usd in (("used", 0.5), ("underused", 0.3), ("idle", 0.2)):
             rate = usd * GPUS_PER_WORKLOAD * 6.88 / HOUR
             yield "workload:gpucost_cost_usd:rate5m", {**key, "state": state}, rate
+        idle = 0.1 * GPUS_PER_WORKLOAD * 6.88 / HOUR
+        yield "workload:gpucost_saving_usd:rate5m", {**key, "advice": "free_idle"}, idle
         yield "workload:gpucost_gpu_seconds:rate5m", key, float(GPUS_PER_WORKLOAD)
         yield "workload:gpucost_activity:ratio", owner, 0.4
         yield "workload:gpucost_memory_peak_bytes:max", {**who, "gpu_model": key["gpu_model"]}, 4e10
@@ -90,6 +92,7 @@ def of_nodes(gpus: int) -> Iterator[tuple[str, dict[str, str], float]]:
                 "uuid": f"GPU-{n}-{gpu}",
                 "gpu_model": "NVIDIA H100 80GB HBM3",
             }
+            yield "gpucost_gpu_info", {**node, **device}, 1.0
             yield "gpucost_gpu_price_usd_per_hour", {**node, **device, **capacity}, 6.88
             for other, usd in (("spot", 2.1), ("reserved", 4.2)):
                 name = "gpucost_gpu_alternative_price_usd_per_hour"

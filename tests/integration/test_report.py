@@ -20,9 +20,11 @@ import pytest
 import yaml
 
 from drawing.page import chromium, picture
+from gpucost.advice.report import questions
 from gpucost.advice.report.document import Report
 from page_server import Handler, serving
 from played_month import CLUSTER, H100, START, WASTE, month, samples
+from programs import ROOT
 from real_prometheus import prometheus
 
 if TYPE_CHECKING:
@@ -99,7 +101,8 @@ def test_every_planted_waste_is_found(played: Month, report: Json) -> None:
     assert office["usd_per_month"] == pytest.approx(closed * month_usd, rel=0.02)
     assert "Mon to Fri, 8:00 to 18:00" in office["do"]
     assert "h100-free" in found["drain", "", ""]["do"]
-    assert "1 pod waits for 8 GPUs" in found["drain", "", ""]["do"]
+    [waiting] = [it for it in found["drain", "", ""]["instead"] if it["kind"] == "reallocate"]
+    assert "1 of 1 of research/train (8 gpu; others of theirs run on this model)" in waiting["do"]
     assert "profile `batch`" in found["scale_to_zero", "web", "sometimes"]["do"]
     assert found["terminating", "batch", "stuck"]["ended"]
     assert found["mig", "serving", "small"]["title"].endswith("1g.10gb")
@@ -124,6 +127,51 @@ def test_savings_are_no_more_than_spend(report: Json) -> None:
     assert all(it["usd"] <= total["usd"] for it in report["actions"])
     saved = sum(it["savings_usd_per_month"] for it in report["rows"])
     assert saved == pytest.approx(total["savings_usd_per_month"])
+
+
+IDLE = ("free_idle", "scale_to_zero", "end_when_done")
+BOARD = {"free_idle": IDLE, "failing": ("failing", "never_ready")}
+"""What the report makes of what the Fleet board calls so; else they call it alike."""
+
+
+@pytest.mark.parametrize(
+    ("since", "range_", "near"), [("2026-01-12", "30d", 1e-3), ("2026-02-10", "1d", 1e-5)]
+)
+def test_the_fleet_board_and_the_report_say_the_same(
+    played: Month, since: str, range_: str, near: float
+) -> None:
+    """The board's own query, for the report's moment and range: every row.
+
+    The day is the rates' word in both; the month is scaled to the ledgers by the report alone.
+    """
+    board = json.loads((ROOT / "dashboards/gpucost-fleet.json").read_text())
+    [query] = [it for it in _queries(board) if "gpucost_saving_usd" in it]
+    for variable, value in (
+        ("$currency_factor", "1"),
+        ('"$cluster"', '".*"'),
+        ("[1d]", f"[{range_}]"),
+    ):
+        query = query.replace(variable, value)
+    rows = played.prometheus.at(query, played.end + questions.OFFSET_SECONDS)
+    assert len(rows) >= 6
+    done = run(played, "--from", since, "--min-usd", "0", *JSON)
+    offered: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for it in json.loads(done.stdout)["actions"]:
+        for way in (it, *it["instead"]):
+            place = it["workload"] or it["node_pool"]
+            offered[way["kind"], it["namespace"], place].append(way["usd_per_month"])
+    for row in rows:
+        it = row.labels
+        kinds = BOARD.get(it["advice"], (it["advice"],))
+        place = it.get("workload") or it["node_pool"]
+        said = [usd for kind in kinds for usd in offered[kind, it.get("namespace", ""), place]]
+        assert said == [pytest.approx(row.points[0][1], rel=near)], it
+
+
+def _queries(board: Json) -> Iterator[str]:
+    for panel in board["panels"]:
+        yield from (it["expr"] for it in panel.get("targets", ()))
+        yield from _queries({"panels": panel.get("panels", ())})
 
 
 def test_a_reader_who_asks_the_evidence_again_gets_the_figure(played: Month, report: Json) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucost.advice.report.choose import GROUPS, choose
-from gpucost.advice.report.facts import Action, Claim, Key
+from gpucost.advice.report.facts import Action, Claim, Key, Place
 
 KEYS = [Key("c", "ns", "team", f"w{n}", "Deployment", "H100", "on_demand", "p") for n in range(4)]
 STATES = ("used", "underused", "idle", "failing")
@@ -20,10 +20,7 @@ def action(group: str, claims: list[tuple[int, str, float]], title: str, confide
         kind="kind",
         group=group,  # type: ignore[arg-type]
         title=title,
-        cluster="c",
-        namespace="ns",
-        workload="",
-        node_pool="p",
+        place=Place("c", "ns", node_pool="p"),
         do="",
         why="",
         confidence=confidence,  # type: ignore[arg-type]

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from gpucost.advice.report import buy, fit, free, serve
+from gpucost.advice.report import buy, capacity, fit, free, serve
 from gpucost.advice.report.facts import (
     WEEK_HOURS,
+    Action,
+    Claim,
     Facts,
     Key,
     Line,
     Node,
     OtherPrice,
+    Pending,
     Service,
     Week,
 )
@@ -42,7 +45,6 @@ def line(of: Key | None = None, **usd: float) -> Line:
         held_hours=720,
         longest_hours=720,
         quiet_hours=0,
-        quiet_usd=0.0,
         first_seconds=1.0,
         last_seconds=MONTH,
         week=EVENLY,
@@ -70,7 +72,7 @@ def test_pauses_between_requests_are_no_idleness() -> None:
 
 
 def test_what_is_exempt_is_left_alone() -> None:
-    spare = replace(line(idle=100.0), quiet_hours=700, quiet_usd=100.0)
+    spare = replace(line(idle=100.0), free_usd={"free_idle": 100.0})
     assert [it.kind for it in free.idle(facts(spare))] == ["free_idle"]
     assert list(free.idle(facts(replace(spare, idle_is_wanted=True)))) == []
 
@@ -86,10 +88,10 @@ def test_what_has_no_signal_is_never_called_idle() -> None:
     [("Deployment", "scale_to_zero"), ("Notebook", "end_when_done"), ("Job", "end_when_done")],
 )
 def test_only_what_has_replicas_is_scaled_to_zero(kind: str, advice: str) -> None:
-    it = replace(line(key(kind=kind), used=40.0, idle=60.0), quiet_hours=400, quiet_usd=50.0)
+    it = replace(line(key(kind=kind), used=40.0, idle=60.0), free_usd={"free_idle": 50.0})
     [found] = free.idle(facts(it))
     assert found.kind == advice
-    assert found.claims[0].ratio == pytest.approx(50 / 60 * (0.95 if kind == "Deployment" else 1))
+    assert found.claims[0].ratio == pytest.approx(50 / 60), "what was recorded, and no more"
 
 
 def test_what_starts_is_given_time() -> None:
@@ -123,6 +125,78 @@ def test_use_without_a_clock_has_no_office_hours() -> None:
     seen_once = week(lambda day, hour: day < 5 and 9 <= hour < 17)
     unseen = replace(seen_once, hours=(0, *seen_once.hours[1:]))
     assert closed_hours(unseen) is None, "an hour of the week that nobody saw"
+
+
+# --- GPUs that nobody holds -----------------------------------------------------------------------
+
+NOBODY = Key("c", "", "", "", "", H100, "on_demand", "pool")
+FREE = replace(NODE, name="n2", free_gpus=4.0, free_now={"nvidia_com_gpu": 4.0})
+
+
+def reallocated(*pending: Pending, nodes: tuple[Node, ...] = (NODE, FREE)) -> list[Action]:
+    it = line(NOBODY, unallocated=400.0)
+    return list(capacity.reallocate(facts(it, nodes=nodes, pending=pending, hardware=hardware())))
+
+
+def waiting(gpus: float, pods: int = 1, **more: object) -> Pending:
+    return replace(Pending("c", "research", "tune", "nvidia_com_gpu", gpus, pods), **more)
+
+
+def test_pods_that_wait_are_told_where_they_fit_by_count_and_by_memory() -> None:
+    [found] = reallocated(waiting(2.0, 3, peak_bytes={"NVIDIA L4": 20.0 * GIB}))
+    assert "2 of 3 of research/tune (2 gpu; others of theirs held 20 GiB of a GPU" in found.do
+    assert found.claims == (Claim(NOBODY, "unallocated", 1.0),)
+    [one] = reallocated(waiting(1.0))
+    assert "the memory that they need is not known" in one.do
+    assert one.claims[0].ratio == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    "pending",
+    [
+        pytest.param(waiting(8.0), id="no node has so many free"),
+        pytest.param(waiting(1.0, peak_bytes={"NVIDIA H200": 120.0 * GIB}), id="too little memory"),
+        pytest.param(waiting(1.0, cluster="elsewhere"), id="another cluster"),
+        pytest.param(waiting(1.0, resource="nvidia_com_mig_1g_10gb"), id="no such instance"),
+    ],
+)
+def test_what_would_not_fit_is_not_told(pending: Pending) -> None:
+    assert reallocated(pending) == []
+
+
+def test_gpus_are_given_to_waiting_pods_once() -> None:
+    """Four free GPUs in each of two pools: what found its place in one waits no more."""
+    other = replace(NOBODY, node_pool="pool-b")
+    nodes = (FREE, replace(FREE, node_pool="pool-b"))
+    known = facts(
+        line(NOBODY, unallocated=400.0),
+        line(other, unallocated=400.0),
+        nodes=nodes,
+        pending=(waiting(2.0, 3), waiting(2.0, 1, workload="late")),
+        hardware=hardware(),
+    )
+    first, second = capacity.reallocate(known)
+    assert "2 of 3 of research/tune" in first.do
+    assert "1 of 3 of research/tune" in second.do
+    assert "1 of 1 of research/late" in second.do
+
+
+def test_an_instance_is_for_who_asks_for_its_profile() -> None:
+    cut = replace(FREE, free_now={"nvidia_com_mig_1g_10gb": 2.0})
+    [found] = reallocated(waiting(1.0, resource="nvidia_com_mig_1g_10gb"), nodes=(cut,))
+    assert found.claims[0].ratio == pytest.approx(1 / 7 / 4)
+    assert reallocated(waiting(1.0), nodes=(cut,)) == [], "no whole GPU is free"
+
+
+def test_free_gpus_are_given_back_as_far_as_they_were_recorded() -> None:
+    it = replace(line(NOBODY, unallocated=400.0, stranded=50.0), free_usd={"drain": 300.0})
+    [drain] = capacity.free_capacity(facts(it))
+    assert (drain.kind, drain.claims[0].ratio) == ("drain", 0.75)
+    assert drain.confidence == "medium", "pods have to be packed"
+    gone = replace(NODE, free_gpus=8.0, always_free_gpus=8.0)
+    [drain] = capacity.free_capacity(facts(it, nodes=(gone,)))
+    assert drain.confidence == "high"
+    assert "any GPU of n1" in drain.do
 
 
 # --- A smaller fit --------------------------------------------------------------------------------
@@ -259,7 +333,7 @@ def test_requests_dearer_than_those_of_their_peers_are_found() -> None:
     peers = [service(name, requests=1000.0) for name in names[:-1]]
     dear = service("dear", requests=400.0)
     [found] = serve.dear_requests(facts(*lines, services=(*peers, dear)))
-    assert found.workload == "dear"
+    assert found.place.workload == "dear"
     assert list(serve.dear_requests(facts(*lines, services=(*peers[:2], dear)))) == [], "too few"
     other = [replace(it, served_models=(f"model-{it.workload}",)) for it in (*peers, dear)]
     assert list(serve.dear_requests(facts(*lines, services=tuple(other)))) == [], "no peers"
@@ -276,6 +350,6 @@ def test_precision_is_spoken_of_only_where_the_model_s_name_tells_it() -> None:
 
 
 def test_a_services_profile_is_realtime() -> None:
-    it = replace(line(used=40.0, idle=60.0), quiet_hours=400, quiet_usd=50.0)
+    it = replace(line(used=40.0, idle=60.0), free_usd={"free_idle": 50.0})
     [found] = free.idle(facts(it, services=(service(),)))
     assert "profile `realtime`" in found.do

@@ -35,7 +35,19 @@ def test_an_hour_is_quiet_only_where_nothing_worked_and_all_was_known() -> None:
         row("used", None, 0.5, None, None),
         row("unmeasured", None, None, 0.5, None),
     ).lines(())
-    assert (line.quiet_hours, line.quiet_usd, line.held_hours) == (2, 2.0, 4)
+    assert (line.quiet_hours, line.held_hours) == (2, 4)
+    assert line.free_usd == {"free_idle": 2.0}
+
+
+def test_what_could_be_given_back_is_what_was_recorded_and_reckoned_only_before() -> None:
+    it = Fold(ZoneInfo("UTC"), 1.0)
+    recorded = Row({**LABELS, "advice": "free_idle"}, [(START + 3 * HOUR, 0.25)])
+    elsewhere = Row({**LABELS, "workload": "other", "advice": "drain"}, [(START + 3 * HOUR, 1.0)])
+    it.give_back([recorded, elsewhere])
+    it.add([row("idle", 1.0, 1.0, 1.0, 1.0), row("failing", None, None, 1.0)])
+    [line] = it.lines(())
+    assert line.free_usd == {"free_idle": 2.25}, "two hours before it was recorded, and a quarter"
+    assert it.reckoned_usd == 2.0
 
 
 def test_the_longest_hold_ends_with_a_pause() -> None:

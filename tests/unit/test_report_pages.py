@@ -28,10 +28,10 @@ LINE = Line(
     held_hours=720,
     longest_hours=720,
     quiet_hours=720,
-    quiet_usd=100.0,
     first_seconds=1.0,
     last_seconds=30 * 86_400.0,
     week=EVENLY,
+    free_usd={"free_idle": 100.0},
 )
 FACTS = Facts(
     start=0.0,

@@ -12,6 +12,7 @@ import yaml
 import render_rules
 from gpucost.catalog import FAMILIES
 from programs import ROOT
+from promql_names import metrics_of
 from wrong_settings import WRONG_SETTINGS
 
 RULES = ROOT / "rules"
@@ -31,13 +32,6 @@ RECORDED = {rule["record"] for rule in RECORDS}
 OTHERS = {"up", "kube_node_status_allocatable", "litellm_spend_metric_total"}
 """Series of Prometheus itself, of kube-state-metrics and of LiteLLM."""
 
-PROMQL = """
-and or unless on ignoring group_left group_right by without offset sum max min avg count group topk
-quantile rate avg_over_time max_over_time min_over_time last_over_time time vector absent abs
-clamp_min days_in_month label_replace
-bool ceil deriv floor
-"""
-
 
 def expressions() -> list[tuple[str, str]]:
     """Every expression of a rule, by the rule's name."""
@@ -46,19 +40,6 @@ def expressions() -> list[tuple[str, str]]:
         for _, group in GROUPS
         for rule in group["rules"]
     ]
-
-
-def metrics_of(expression: str) -> set[str]:
-    """The metric names of an expression."""
-    bare = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expression)
-    bare = re.sub(r"\{[^}]*\}", "", bare)
-    bare = re.sub(r"\b(?:on|ignoring|by|without|group_left|group_right)\s*\([^)]*\)", "", bare)
-    bare = re.sub(r"\[[^\]]*\]|offset \w+", "", bare)
-    return {
-        name
-        for name in re.findall(r"[a-zA-Z_][a-zA-Z0-9_:]*", bare)
-        if name not in PROMQL.split() and not re.fullmatch(r"e\d*", name)
-    }
 
 
 @pytest.mark.parametrize(("name", "expression"), expressions())

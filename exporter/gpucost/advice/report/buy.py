@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gpucost.advice.promql import matchers
 from gpucost.advice.report import patches
 from gpucost.advice.report.evidence import dollars, of_workload, query
-from gpucost.advice.report.facts import Action, Claim
+from gpucost.advice.report.facts import Action, Claim, Place
 from gpucost.advice.report.fold import WORKING
 
 if TYPE_CHECKING:
@@ -59,10 +59,7 @@ def spot(facts: Facts) -> Iterator[Action]:
             kind="spot",
             group="buy",
             title=f"Run {key.namespace}/{key.workload} on spot",
-            cluster=key.cluster,
-            namespace=key.namespace,
-            workload=key.workload,
-            node_pool=key.node_pool,
+            place=key.place,
             do=f"Let it tolerate a spot node pool: {other:.2f} USD/h a GPU in place of"
             f" {price.usd_per_hour:.2f}.",
             why=why,
@@ -113,10 +110,7 @@ def reserved(facts: Facts) -> Iterator[Action]:
             kind="reserve",
             group="buy",
             title=f"Commit to {gpus:.3g} {pool.gpu_model} of {where}",
-            cluster=pool.cluster,
-            namespace="",
-            workload="",
-            node_pool=pool.node_pool,
+            place=Place(pool.cluster, node_pool=pool.node_pool),
             do=f"Reserve or commit to {gpus:.3g} of them: {other:.2f} USD/h a GPU in place of"
             f" {price.usd_per_hour:.2f}.",
             why=f"So many were at work in every hour of {facts.seen_seconds / 86_400:.0f} days;"

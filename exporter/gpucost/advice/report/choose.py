@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from gpucost.advice.report import buy, fit, free, serve
+from gpucost.advice.report import buy, capacity, fit, free, serve
 from gpucost.advice.report.facts import Alternative, Found
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ Cell = tuple["Key", str]
 FINDERS: tuple[Callable[[Facts], Iterator[Action]], ...] = (
     free.idle,
     free.not_ready,
-    free.free_capacity,
+    capacity.free_capacity,
+    capacity.reallocate,
     fit.smaller,
     serve.batching,
     serve.caching,

@@ -56,8 +56,9 @@ def evaluated(asker: Asker) -> Evaluated | None:
         asker.note(
             "no_rules",
             "The rules of rules/ are not recorded here. Spend and its states come from the"
-            " exporters' counters; node pools, activity over time, unit costs and the ledgers'"
-            " own month are left out, and every query is heavier.",
+            " exporters' counters, and what could be given back is reckoned from whole hours of"
+            " the clock; node pools, activity over time, unit costs and the ledgers' own month"
+            " are left out, and every query is heavier.",
         )
         return None
     often = max(counts.values())
@@ -96,8 +97,17 @@ def cost(asker: Asker, evaluated: Evaluated | None) -> Fold:
         question, fold, start = ask.RAW_COST, Fold(asker.zone, 1.0), asker.start
     else:
         question, fold, start = ask.COST, Fold(asker.zone, evaluated.seconds), evaluated.hours[0]
+    if evaluated is not None:
+        for rows in asker.hourly(ask.SAVING, "savings", start):
+            fold.give_back(rows)
     for rows in asker.hourly(question, "dollars", start):
         fold.add(rows)
+    if evaluated is not None and fold.reckoned_usd:
+        asker.note(
+            "own_savings",
+            "What could be given back is not recorded in all of this time (rules/advice.yaml):"
+            " where it is not, it is reckoned from whole hours of the clock.",
+        )
     if evaluated is None and fold.first_hour is not None:
         _narrow(asker, fold.first_hour)
     return fold

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from gpucost.advice.promql import matchers
-from gpucost.advice.report.facts import Query
+from gpucost.advice.promql import matchers, quoted
+from gpucost.advice.report.facts import GIVEN_BACK, Query
 
 if TYPE_CHECKING:
     from gpucost.advice.report.facts import Facts, Key
@@ -48,3 +48,16 @@ def dollars(facts: Facts, selector: str, states: str) -> Query:
         return query(facts, says, f"sum(increase(gpucost_workload_cost_usd_total{chosen}))")
     rates = f"sum(sum_over_time(workload:gpucost_cost_usd:rate5m{chosen}))"
     return query(facts, says, f"{rates} * {facts.sample_seconds:g}")
+
+
+def given_back(facts: Facts, key: Key, advice: str) -> Query:
+    """What the Fleet board shows that could be given back; without rules, its state's dollars."""
+    if not facts.sample_seconds:
+        return dollars(facts, of_workload(key), GIVEN_BACK[advice])
+    chosen = f"{{{of_workload(key)},advice={quoted(advice)}}}[$range]"
+    rates = f"sum(sum_over_time(workload:gpucost_saving_usd:rate5m{chosen}))"
+    return query(
+        facts,
+        f"USD in the range that could be given back ({advice}), as on the Fleet board",
+        f"{rates} * {facts.sample_seconds:g}",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
@@ -13,12 +14,41 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 WEEK_HOURS = 168
+GIB = 1 << 30
+
+WHOLE = "nvidia_com_gpu"
+"""How kube-state-metrics writes the resource of whole GPUs."""
+
+
+def mig_resource(profile: str) -> str:
+    """How it writes that of MIG instances: nvidia.com/mig-1g.10gb."""
+    return f"nvidia_com_mig_{re.sub('[^a-zA-Z0-9]', '_', profile)}"
+
 
 UNKNOWN_STATE = "unknown"
 """Dollars that the ledgers charged and whose state no rate has shown: pods of seconds, and gaps."""
 
 RUNNING = ("used", "underused", "idle")
 """States of a holder whose activity is known."""
+
+GIVEN_BACK = {
+    "free_idle": "idle",
+    "failing": "failing",
+    "terminating": "terminating",
+    "drain": "unallocated",
+    "repartition": "stranded",
+    "replace": "unhealthy",
+}
+"""What rules/advice.yaml calls what could be given back, and the state of the dollars in it."""
+
+
+class Place(Struct, frozen=True):
+    """What something is about; what is empty is left open."""
+
+    cluster: str
+    namespace: str = ""
+    workload: str = ""
+    node_pool: str = ""
 
 
 class Key(Struct, frozen=True, order=True):
@@ -32,6 +62,11 @@ class Key(Struct, frozen=True, order=True):
     gpu_model: str
     capacity_type: str
     node_pool: str
+
+    @property
+    def place(self) -> Place:
+        """Where it is."""
+        return Place(self.cluster, self.namespace, self.workload, self.node_pool)
 
     @property
     def pool(self) -> Pool:
@@ -60,8 +95,7 @@ class Week(Struct, frozen=True):
 class Line(Struct, frozen=True):
     """A Key's dollars in the range, by state, and how it spent them.
 
-    `longest_hours` is for how long it held GPUs without a pause. Quiet is an hour without any work:
-    `quiet_usd` is what was idle in those.
+    `longest_hours` is for how long it held GPUs without a pause, `quiet_hours` those without work.
     """
 
     key: Key
@@ -70,10 +104,11 @@ class Line(Struct, frozen=True):
     held_hours: int
     longest_hours: int
     quiet_hours: int
-    quiet_usd: float
     first_seconds: float
     last_seconds: float
     week: Week
+    free_usd: Mapping[str, float] = {}
+    """What of them could be given back, by the advice of GIVEN_BACK."""
     gpus: float | None = None
     """Mean while it held any."""
     peak_activity: float | None = None
@@ -104,11 +139,20 @@ class Line(Struct, frozen=True):
         """Of the states that do no work."""
         return sum(self.usd.get(state, 0.0) for state in WASTE_STATES)
 
+    def given_back(self, advice: str) -> Claim:
+        """What of it could be given back, by an advice of GIVEN_BACK."""
+        state = GIVEN_BACK[advice]
+        spent = self.usd.get(state)
+        return Claim(
+            self.key, state, min(1.0, self.free_usd.get(advice, 0.0) / spent if spent else 0.0)
+        )
+
 
 class Node(Struct, frozen=True):
     """A node and what of it lay free.
 
-    `free_gpus` is the mean, `always_free_gpus` what was free at every moment that was looked at.
+    `free_gpus` is the mean, `always_free_gpus` what was free at every moment that was looked at;
+    `free_now` what nobody held at the end, by the resource that a pod would ask for.
     """
 
     cluster: str
@@ -123,6 +167,7 @@ class Node(Struct, frozen=True):
     gpus: float
     free_gpus: float
     always_free_gpus: float
+    free_now: Mapping[str, float] = {}
 
 
 class Service(Struct, frozen=True):
@@ -163,13 +208,18 @@ class Service(Struct, frozen=True):
 
 
 class Pending(Struct, frozen=True):
-    """Pods that wait for GPUs of a node."""
+    """Pods that wait, all for as many GPUs of one node; `workload` may be a pod's own name.
+
+    `peak_bytes` is what the fullest GPU of their workload's other pods held, by GPU model.
+    """
 
     cluster: str
     namespace: str
-    pods: int
-    gpus: float
+    workload: str
     resource: str
+    gpus: float
+    pods: int
+    peak_bytes: Mapping[str, float] = {}
 
 
 class OtherPrice(Struct, frozen=True):
@@ -275,10 +325,7 @@ class Action(Struct, frozen=True):
     kind: str
     group: Group
     title: str
-    cluster: str
-    namespace: str
-    workload: str
-    node_pool: str
+    place: Place
     do: str
     why: str
     confidence: Level

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gpucost.advice.promql import matchers
 from gpucost.advice.report import patches
 from gpucost.advice.report.evidence import dollars, of_workload, query
-from gpucost.advice.report.facts import RUNNING, Action, Claim
+from gpucost.advice.report.facts import GIB, RUNNING, Action, Claim
 from gpucost.pricing.names import plain
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from gpucost.advice.report.facts import Facts, Hardware, Level, Line, Offer
 
-GIB = 1 << 30
 UNDERUSED = 0.5
 """Mean activity from which nothing is looked for."""
 ROOM = 0.85
@@ -198,10 +197,7 @@ def _action(
         kind=kind,
         group="fit",
         title=title,
-        cluster=key.cluster,
-        namespace=key.namespace,
-        workload=key.workload,
-        node_pool=key.node_pool,
+        place=key.place,
         do=do,
         why=why,
         confidence=confidence,

@@ -5,6 +5,7 @@ An hour's answer for a moment is of the hour before it. Pure.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -12,7 +13,15 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gpucost.advice.report.facts import UNKNOWN_STATE, WEEK_HOURS, Key, Line, Pool, Week
+from gpucost.advice.report.facts import (
+    GIVEN_BACK,
+    UNKNOWN_STATE,
+    WEEK_HOURS,
+    Key,
+    Line,
+    Pool,
+    Week,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,12 +41,12 @@ class _Account:
 
     def __init__(self) -> None:
         self.usd: defaultdict[str, float] = defaultdict(float)
+        self.free: defaultdict[str, float] = defaultdict(float)
         self.by_day: defaultdict[int, float] = defaultdict(float)
         self.held_hours = 0
         self.run_hours = 0
         self.longest_hours = 0
         self.quiet_hours = 0
-        self.quiet_usd = 0.0
         self.first = 0.0
         self.last = 0.0
         self.used = [0.0] * WEEK_HOURS
@@ -62,8 +71,20 @@ class Fold:
         self._keys: dict[tuple[str, ...], Key] = {}
         self._pools: dict[Pool, dict[float, float]] = {}
         self._moments: dict[float, Moment] = {}
+        self.free_since = math.inf
+        """From when on what could be given back was recorded; before it is reckoned."""
+        self.reckoned_usd = 0.0
+        """What of that was reckoned."""
         self.days: dict[int, defaultdict[str, float]] = {}
         """USD by day and state."""
+
+    def give_back(self, rows: Iterable[Row]) -> None:
+        """Take a piece of what could be given back; all of these come before the dollars."""
+        for row in rows:
+            account = self._accounts.setdefault(self._key(row.labels), _Account())
+            self.free_since = min(self.free_since, round(row.points[0][0]) - HOUR)
+            usd = sum(value for _, value in row.points) * self._weight
+            account.free[row.labels.get("advice", "")] += usd
 
     def add(self, rows: Iterable[Row]) -> None:
         """Take a piece: rows of one state of one Key each, all states of an hour in one piece."""
@@ -97,9 +118,13 @@ class Fold:
         idle = states.get("idle", 0.0)
         account.used[moment.of_week] += sum(states.get(it, 0.0) for it in WORKING)
         account.idle[moment.of_week] += idle
-        if idle and not any(states.get(it) for it in WORKING):
-            account.quiet_hours += 1
-            account.quiet_usd += idle
+        quiet = bool(idle) and not any(states.get(it) for it in WORKING)
+        account.quiet_hours += quiet
+        if at < self.free_since:
+            for advice, state in GIVEN_BACK.items():
+                if (usd := states.get(state, 0.0)) and (quiet or state != "idle"):
+                    account.free[advice] += usd
+                    self.reckoned_usd += usd
 
     def _key(self, labels: Mapping[str, str]) -> Key:
         values = tuple(labels.get(name, "") for name in _KEY_LABELS)
@@ -140,12 +165,13 @@ class Fold:
                 held_hours=it.held_hours,
                 longest_hours=it.longest_hours,
                 quiet_hours=it.quiet_hours,
-                quiet_usd=it.quiet_usd,
+                free_usd=dict(it.free),
                 first_seconds=it.first,
                 last_seconds=it.last,
                 week=Week(tuple(it.used), tuple(it.idle), tuple(often)),
             )
             for key, it in sorted(self._accounts.items())
+            if it.usd
         ]
 
 
@@ -188,7 +214,6 @@ def by_ledger(lines: Iterable[Line], charged: Mapping[Key, float]) -> list[Line]
                     held_hours=0,
                     longest_hours=0,
                     quiet_hours=0,
-                    quiet_usd=0.0,
                     first_seconds=0.0,
                     last_seconds=0.0,
                     week=nothing,
@@ -202,7 +227,7 @@ def _scaled(line: Line, factor: float) -> Line:
         line,
         usd={state: usd * factor for state, usd in line.usd.items()},
         usd_by_day={day: usd * factor for day, usd in line.usd_by_day.items()},
-        quiet_usd=line.quiet_usd * factor,
+        free_usd={advice: usd * factor for advice, usd in line.free_usd.items()},
         week=Week(
             tuple(it * factor for it in line.week.used_usd),
             tuple(it * factor for it in line.week.idle_usd),

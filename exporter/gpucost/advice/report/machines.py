@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from gpucost.advice.report import questions as ask
 from gpucost.advice.report.asking import labels
-from gpucost.advice.report.facts import Node, OtherPrice, Pending, Pool
+from gpucost.advice.report.facts import WHOLE, Node, OtherPrice, Pending, Pool, mig_resource
 from gpucost.advice.report.fold import HOUR
 from gpucost.advice.report.questions import asked
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from gpucost.advice.answer import Row
     from gpucost.advice.report.asking import Asker
 
 DAY = 24 * HOUR
-_WAITING = "cluster, namespace, resource"
+Workload = tuple[str, ...]
+"""Cluster, namespace and name."""
+
+_POD = "cluster, namespace, pod"
 _ALWAYS = 0.995
 """Of a range's evaluations: a restart of the ruler must not hide a node that is always free."""
 
@@ -37,6 +41,11 @@ def nodes(asker: Asker, weight: float, seen_seconds: float) -> tuple[Node, ...]:
     models = {
         labels(it, "cluster, node"): it.labels.get("gpu_model", "") for it in asker.at(ask.PRICE)
     }
+    now: defaultdict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+    for row in asker.at(ask.FREE_GPUS):
+        now[labels(row, "cluster, node")][WHOLE] = row.value
+    for row in asker.at(ask.FREE_INSTANCES):
+        now[labels(row, "cluster, node")][mig_resource(row.labels.get("profile", ""))] = row.value
     found = {}
     for row in asker.at(ask.NODE_INFO):
         name = labels(row, "cluster, node")
@@ -54,6 +63,7 @@ def nodes(asker: Asker, weight: float, seen_seconds: float) -> tuple[Node, ...]:
             gpus=counts.get(name, 0.0),
             free_gpus=weight * free.get(name, 0.0) / seen_seconds if seen_seconds else 0.0,
             always_free_gpus=least.get(name, 0.0) if always else 0.0,
+            free_now=now.get(name, {}),
         )
     return tuple(found[name] for name in sorted(found))
 
@@ -102,10 +112,14 @@ def node_usd(asker: Asker) -> dict[tuple[str, str], dict[int, float]]:
     return dict(found)
 
 
-def pending(asker: Asker) -> tuple[Pending, ...] | None:
-    """Pods that wait for GPUs; None where nobody tells."""
-    rows = asker.at(ask.PENDING)
-    pods = {labels(it, _WAITING): it.value for it in asker.at(ask.PENDING_PODS)}
+def pending(
+    asker: Asker, peaks: Mapping[Workload, Mapping[str, float]]
+) -> tuple[Pending, ...] | None:
+    """Pods that wait for GPUs, by workload; None where nobody tells.
+
+    `peaks` are bytes of the fullest GPU of a workload's pods, by GPU model.
+    """
+    rows = asker.at(ask.WAITING)
     if not rows and not asker.prometheus.at("count(kube_pod_status_phase)", asker.end):
         asker.note(
             "no_pending",
@@ -113,13 +127,22 @@ def pending(asker: Asker) -> tuple[Pending, ...] | None:
             " known.",
         )
         return None
+    owners = {labels(it, _POD): _workload(it) for it in asker.at(ask.WAITING_OWNER)} if rows else {}
+    alike: Counter[tuple[str, str, str, str, float]] = Counter()
+    for row in rows:
+        if row.value <= 0:
+            continue
+        cluster, namespace, pod = labels(row, _POD)
+        workload = owners.get((cluster, namespace, pod), pod)
+        alike[cluster, namespace, workload, row.labels["resource"], row.value] += 1
     return tuple(
-        Pending(
-            cluster=row.labels.get("cluster", ""),
-            namespace=row.labels.get("namespace", ""),
-            pods=round(pods.get(labels(row, _WAITING), 0.0)),
-            gpus=row.value,
-            resource=row.labels.get("resource", ""),
-        )
-        for row in rows
+        Pending(*it, pods=pods, peak_bytes=peaks.get(it[:3], {}))
+        for it, pods in sorted(alike.items())
     )
+
+
+def _workload(owner: Row) -> str:
+    """What the exporter calls it: a Deployment's ReplicaSet is the Deployment and a hash."""
+    name = owner.labels.get("owner_name", "")
+    of_replica_set = owner.labels.get("owner_kind") == "ReplicaSet"
+    return name.rpartition("-")[0] or name if of_replica_set else name

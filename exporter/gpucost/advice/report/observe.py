@@ -49,7 +49,7 @@ def observe(
     lines = use.told(asker, lines)
     nodes = machines.nodes(asker, weight, seen_seconds)
     services = use.services(asker, lines, weight)
-    pending = machines.pending(asker)
+    pending = machines.pending(asker, use.peaks(lines))
     prices = machines.prices(asker, nodes)
     node_usd = machines.node_usd(asker) if by_node else {}
     _remark(asker)

@@ -34,6 +34,11 @@ COST = Question(
     f"max by ({KEY}, state) (sum_over_time(workload:gpucost_cost_usd:rate5m{{$match}}[1h]))",
     "cost.yaml",
 )
+SAVING = Question(
+    f"max by ({KEY}, advice) (sum_over_time(workload:gpucost_saving_usd:rate5m{{$match}}[1h]))",
+    "advice.yaml",
+)
+"""What could be given back, as the Fleet board shows it."""
 RAW_COST = Question(
     "sum by (cluster, namespace, team, workload, workload_kind, gpu_model, capacity_type, state) ("
     "max without (instance, job, endpoint, service, prometheus, prometheus_replica) ("
@@ -151,16 +156,34 @@ BATCH = Question(
     "advice.yaml",
     "batch sizes: no advice on batching",
 )
-PENDING = Question(
-    "sum by (cluster, namespace, resource) (kube_pod_container_resource_requests{"
-    'resource=~"nvidia_com_.*",$match} and on (cluster, namespace, pod)'
-    ' kube_pod_status_phase{phase="Pending"} == 1)',
+FREE_GPUS = Question(
+    "count by (cluster, node) (max by (cluster, node, uuid) (gpucost_gpu_info{$match})"
+    " unless on (cluster, node, uuid) gpucost_mig_info"
+    " unless on (cluster, node, uuid) gpucost_pod_gpu_share_ratio"
+    " unless on (cluster, node, uuid) gpucost_gpu_healthy == 0)",
     "",
 )
-PENDING_PODS = Question(
-    "count by (cluster, namespace, resource) (kube_pod_container_resource_requests{"
-    'resource=~"nvidia_com_.*",$match} and on (cluster, namespace, pod)'
-    ' kube_pod_status_phase{phase="Pending"} == 1)',
+"""Whole GPUs that nobody holds now. (At one moment: as few rows as there are nodes.)"""
+FREE_INSTANCES = Question(
+    "count by (cluster, node, profile) (max by (cluster, node, uuid, mig_uuid, profile) ("
+    "gpucost_mig_info{$match}) unless on (cluster, node, mig_uuid) gpucost_pod_gpu_share_ratio"
+    " unless on (cluster, node, uuid) gpucost_gpu_healthy == 0)",
+    "",
+)
+_UNSCHEDULED = (
+    ' and on (cluster, namespace, pod) kube_pod_status_phase{phase="Pending"} == 1'
+    ' unless on (cluster, namespace, pod) kube_pod_status_scheduled{condition="true"} == 1'
+)
+WAITING = Question(
+    "sum by (cluster, namespace, pod, resource) ("
+    "max by (cluster, namespace, pod, container, resource) ("
+    'kube_pod_container_resource_requests{resource=~"nvidia_com_.*",$match})'
+    f"{_UNSCHEDULED})",
+    "",
+)
+WAITING_OWNER = Question(
+    "max by (cluster, namespace, pod, owner_kind, owner_name) ("
+    f'kube_pod_owner{{owner_is_controller!="false",$match}}){_UNSCHEDULED}',
     "",
 )
 UNPRICED = Question("sum(max by (cluster, node) (gpucost_unpriced_gpus{$match}))", "")

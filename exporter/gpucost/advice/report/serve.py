@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gpucost.advice.promql import matchers
 from gpucost.advice.report.evidence import dollars, query
-from gpucost.advice.report.facts import RUNNING, Action, Claim
+from gpucost.advice.report.facts import RUNNING, Action, Claim, Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,10 +59,7 @@ def _action(
         kind=kind,
         group="fit",
         title=title,
-        cluster=service.cluster,
-        namespace=service.namespace,
-        workload=service.workload,
-        node_pool="",
+        place=Place(service.cluster, service.namespace, service.workload),
         do=do,
         why=why,
         confidence="low",

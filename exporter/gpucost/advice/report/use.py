@@ -48,6 +48,17 @@ def told(asker: Asker, lines: Sequence[Line]) -> list[Line]:
     return found
 
 
+def peaks(lines: Sequence[Line]) -> dict[tuple[str, ...], dict[str, float]]:
+    """Bytes of the fullest GPU of each workload, by GPU model, where they are known."""
+    found: defaultdict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+    for line in lines:
+        if line.memory_peak_bytes is not None:
+            key = line.key
+            workload = (key.cluster, key.namespace, key.workload)
+            found[workload][key.gpu_model] = line.memory_peak_bytes
+    return dict(found)
+
+
 def services(asker: Asker, lines: Sequence[Line], weight: float) -> tuple[Service, ...]:
     """What each workload served. `weight` are the seconds that a sample stands for."""
     within = {"range": asker.range_words}
