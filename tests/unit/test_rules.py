@@ -108,6 +108,10 @@ def test_what_is_recorded_less_often_than_the_lookback_is_read_by_ranges_alone()
     for name, expression in expressions():
         for kept in re.findall(r"\w+:\w+:kept\b(\S*)", expression):
             assert kept.startswith("[1d]"), name
+        # Shorter than raw counters are looked back for: of a ledger that was scraped again and
+        # went once more, the counters are found, and not what was seen of it the first time.
+        for seen in re.findall(r"\w+:\w+:seen\b(\S*)", expression):
+            assert seen.startswith("[5m]"), name
 
 
 def test_every_alert_is_tested_firing_silent_resolving_and_in_words() -> None:
