@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -249,6 +250,7 @@ def _field(number: int, content: bytes) -> bytes:
     return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 
+@lru_cache(maxsize=1 << 16)
 def _labels(labels: Labels) -> bytes:
     return b"".join(
         _field(1, _field(1, name.encode()) + _field(2, text.encode())) for name, text in labels

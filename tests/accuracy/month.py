@@ -1,13 +1,18 @@
 """How exact the month to date is: a churning month, a Prometheus that keeps ten days, the rules.
 
-    month.py [--nodes 8] [--days 30] [--seed 1]
+    month.py [--nodes 20] [--days 30] [--scrape 30] [--seed 1]
 
 Pods, nodes and namespaces come and go at any moment of a month, with known truth. What their
-exporters show (each workload's dollars of the month, as of the last cycle) is scraped once a
-minute, with failures of up to an hour, and nodes that die between two scrapes; some come back
-under their name with an empty disk. A real Prometheus with `retention.time=10d` holds it, and the
-rules of rules/month.yaml are evaluated there every four minutes, the most that the settings allow.
-Then the same month once more, with the Prometheus away for two hours, while a node dies.
+exporters show (each workload's dollars of the month, as of the last cycle) is scraped every 30 s,
+with failures of up to an hour, and nodes that die between two scrapes; some come back under their
+name with an empty disk. A real Prometheus with `retention.time=10d` holds it, and the rules of
+rules/month.yaml are evaluated there every four minutes, the most that the settings allow. Then the
+same month twice more, with two hours in whose middle a node dies: the ruler stands still while
+scraping goes on, and the Prometheus is away.
+
+Of the scrapes between two evaluations the last is written, and a failure after it: the rules of
+the month read last values, and none of them sees another. What no rule reads of an evaluation
+before it is evaluated at the end.
 
 Prints one line a figure: name, value, unit and goal: the worst namespace against the truth, and
 against what was scraped, which is the rules' own part. docs/accuracy.md says what they mean.
@@ -16,12 +21,15 @@ against what was scraped, which is the rules' own part. docs/accuracy.md says wh
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import sys
 import tempfile
-from collections import defaultdict
+from collections import defaultdict, deque
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +49,7 @@ START = 1_775_001_600.0
 """2026-04-01 00:00:00 UTC. A past month, since remote write refuses the future."""
 MONTH = "2026-04"
 DAY = 86_400.0
-CYCLE, SCRAPE, EVALUATION, KEPT = 5.0, 60.0, 240.0, 600.0
+CYCLE, EVALUATION, KEPT = 5.0, 240.0, 600.0
 GPUS, USD_PER_SECOND = 8, 3.6 / 3600
 NAMESPACES = ("research", "serving", "batch", "vision", "late")
 LATE_DAYS = 14.0
@@ -51,10 +59,34 @@ JOB_SECONDS = (120.0, DAY)
 GAPS_A_DAY = 1.0
 GAP_SECONDS = (60.0, 3600.0)
 AWAY_SECONDS = 7200.0
+MONTHS = 20
+COST = "gpucost_workload_cost_usd_total"
 FIGURE = "namespace:gpucost_cost_usd:month_to_date"
 
 Row = tuple[str, str]
 """Namespace and workload."""
+
+Away = tuple[float, float]
+"""From when until when."""
+
+
+NEVER: Away = (0.0, 0.0)
+
+
+class Case(NamedTuple):
+    """What stands still for two hours in whose middle a node dies."""
+
+    title: str
+    goal: float
+    ruler_stops: bool = False
+    scrapes_stop: bool = False
+
+
+CASES = (
+    Case("retention_10d", 0.02),
+    Case("ruler_away_2h", 0.1, ruler_stops=True),
+    Case("prometheus_away_2h", 0.1, ruler_stops=True, scrapes_stop=True),
+)
 
 
 class Job(NamedTuple):
@@ -68,16 +100,18 @@ class Job(NamedTuple):
 class Life:
     """A node from its coming to its death, and its ledger."""
 
-    def __init__(self, node: str, born: float, died: float, chance: random.Random) -> None:
+    def __init__(
+        self, node: str, born: float, died: float, scrape: float, chance: random.Random
+    ) -> None:
         self.node, self.born, self.died = node, born, died
         self.jobs = sorted(self._jobs(chance), key=lambda job: job.start)
-        self.gaps = sorted(
+        self._gaps = [
             (at, at + chance.uniform(*GAP_SECONDS))
             for at in (
                 chance.uniform(born, died) for _ in range(round(GAPS_A_DAY * (died - born) / DAY))
             )
-        )
-        self._phase = chance.uniform(0.0, SCRAPE)
+        ]
+        self._scrape, self._first = scrape, born + chance.uniform(0.0, scrape)
         self._next, self._present = 0, list[Job]()
         self._ended: defaultdict[Row, float] = defaultdict(float)
         self.scraped: dict[Labels, float] = {}
@@ -90,7 +124,8 @@ class Life:
                 end = min(at + chance.uniform(*JOB_SECONDS), self.died)
                 known = NAMESPACES if at > START + LATE_DAYS * DAY else NAMESPACES[:-1]
                 namespace = chance.choice(known)
-                yield Job((namespace, f"{namespace}-{chance.randrange(4)}"), at, end)
+                # Few: the rows of ledgers that are gone are what the play's evaluations cost.
+                yield Job((namespace, f"{namespace}-{chance.randrange(4) // 2}"), at, end)
                 at = end + chance.expovariate(1 / 1200.0)
 
     def owed(self, at: float) -> dict[str, float]:
@@ -108,18 +143,28 @@ class Life:
         found: defaultdict[str, float] = defaultdict(float)
         for labels, value in self.scraped.items():
             named = dict(labels)
-            if named["__name__"] == "gpucost_workload_cost_usd_total":
+            if named["__name__"] == COST:
                 found[named.get("namespace", "")] += value
         return found
 
     def scrapes(self, since: float, until: float) -> Iterator[tuple[float, dict[Labels, float]]]:
-        """The moments of a stretch, and the page of each: empty where none is to be had."""
-        count = int((since - self.born - self._phase) // SCRAPE) + 1
-        at = self.born + self._phase + max(count, 0) * SCRAPE
-        while at < min(until, self.died + 2 * SCRAPE):
-            blind = any(begin <= at < end for begin, end in self.gaps)
-            yield at, {} if blind or at >= self.died else self._page(at)
-            at += SCRAPE
+        """The last page that is had in a stretch; where a scrape fails after it, an empty one."""
+        number = max(0, math.ceil((since - self._first) / self._scrape))
+        had = failed = None
+        while (at := self._first + number * self._scrape) < min(until, self.died + self._scrape):
+            if self._answers(at):
+                had, failed = at, None
+            elif failed is None:
+                failed = at
+            number += 1
+        if had is not None:
+            self.scraped = self._page(had)
+            yield had, self.scraped
+        if failed is not None:
+            yield failed, {}
+
+    def _answers(self, at: float) -> bool:
+        return at < self.died and not any(begin <= at < end for begin, end in self._gaps)
 
     def _page(self, at: float) -> dict[Labels, float]:
         seen = self.born + (at - self.born) // CYCLE * CYCLE
@@ -136,30 +181,33 @@ class Life:
         seconds["", ""] = GPUS * (seen - self.born) - sum(seconds.values())
         month = ("month", MONTH)
         page = {
-            self._labels("gpucost_node_info", ("node_pool", "h100")): 1.0,
-            self._labels("gpucost_billing_month_start_timestamp_seconds", month): START,
+            series(self.node, "gpucost_node_info", ("node_pool", "h100")): 1.0,
+            series(self.node, "gpucost_billing_month_start_timestamp_seconds", month): START,
         }
+        ledger = ("ledger", f"{self.born:.0f}")
         for (namespace, workload), held in seconds.items():
             named = (("namespace", namespace), ("workload", workload)) if namespace else ()
             state = ("state", "used" if namespace else "unallocated")
-            ledger = ("ledger", f"{self.born:.0f}")
-            series = self._labels("gpucost_workload_cost_usd_total", month, ledger, *named, state)
-            page[series] = held * USD_PER_SECOND
+            bill = series(self.node, COST, month, ledger, *named, state)
+            page[bill] = held * USD_PER_SECOND
         return page
 
-    def _labels(self, name: str, *more: tuple[str, str]) -> Labels:
-        target = (("instance", self.node), ("job", "gpucost"), ("node", self.node))
-        return tuple(sorted((("__name__", name), *target, *more)))
+
+@cache
+def series(node: str, name: str, *more: tuple[str, str]) -> Labels:
+    """A series of a node's page, as it is stored."""
+    target = (("instance", node), ("job", "gpucost"), ("node", node))
+    return tuple(sorted((("__name__", name), *target, *more)))
 
 
-def lives(nodes: int, end: float, chance: random.Random) -> list[Life]:
+def lives(nodes: int, end: float, scrape: float, chance: random.Random) -> list[Life]:
     """Each name's nodes, one after another: with a pause, and now and then none."""
     found = []
     for number in range(nodes):
         at = START + chance.uniform(0.0, DAY)
         while at < end:
             died = at + chance.uniform(*LIFE_DAYS) * DAY
-            found.append(Life(f"gpu-{number}", at, died, chance))
+            found.append(Life(f"gpu-{number}", at, died, scrape, chance))
             at = died + chance.choice((300.0, 7200.0, DAY))
     return found
 
@@ -186,29 +234,41 @@ class Series:
         self.samples = {}
 
 
-def needed(rules: Sequence[Rule], name: str) -> list[Rule]:
-    """The rules that lead to a figure, in the order in which their groups have them."""
-    wanted, asked = set[str](), [name]
+def needed(rules: Sequence[Rule], names: Iterable[str]) -> list[Rule]:
+    """The rules that lead to some names, in the order in which their groups have them."""
+    wanted, asked = set[str](), list(names)
     while asked:
         one = asked.pop()
         if one not in wanted:
             wanted.add(one)
-            for rule in rules:
-                if rule.get("record") == one:
-                    asked += metrics_of(rule["expr"])
+            asked += read_by(rules, one)
     return [rule for rule in rules if rule.get("record") in wanted]
+
+
+def read_by(rules: Sequence[Rule], name: str) -> set[str]:
+    """What the rules of a name read."""
+    its = (metrics_of(rule["expr"]) for rule in rules if rule.get("record") == name)
+    return set[str]().union(*its)
+
+
+def carried(rules: Sequence[Rule]) -> set[str]:
+    """Names of which an evaluation reads, itself or by others, what one before it recorded."""
+    names = {rule["record"] for rule in rules}
+    return {
+        name
+        for name in names
+        if any(rule["record"] == name for rule in needed(rules, read_by(rules, name)))
+    }
 
 
 def evaluate(store: Prometheus, series: Series, rules: Sequence[Rule], at: float) -> None:
     """One evaluation, as a ruler makes it: a rule after the other."""
     for rule in rules:
-        if rule["record"].endswith(":kept") and at % KEPT >= EVALUATION:
+        if rule["record"].endswith((":kept", ":seen")) and at % KEPT >= EVALUATION:
             continue
         name = ("__name__", rule["record"])
         page = {
-            tuple(sorted((*((k, v) for k, v in it.labels.items() if k != "__name__"), name))): (
-                it.points[0][1]
-            )
+            (name, *((k, v) for k, v in it.labels.items() if k != "__name__")): it.points[0][1]
             for it in store.at(rule["expr"], at)
         }
         series.add(rule["record"], at, page)
@@ -216,22 +276,27 @@ def evaluate(store: Prometheus, series: Series, rules: Sequence[Rule], at: float
 
 
 def play(
-    store: Prometheus, fleet: Sequence[Life], steps: Sequence[float], away: Sequence[float]
+    store: Prometheus, fleet: Sequence[Life], steps: Sequence[float], unscraped: Away, still: Away
 ) -> None:
-    """Scrape and evaluate, step after step, but while the Prometheus is away."""
+    """Scrape and evaluate, step after step, but while scrapes stop or the ruler stands still."""
     texts = [(ROOT / "rules" / name).read_text() for name in ("cost.yaml", "month.yaml")]
-    rules = needed(rules_of(texts), FIGURE)
+    rules = needed(rules_of(texts), [FIGURE])
+    each_time = needed(rules, carried(rules))
     series = Series()
     for since, at in pairwise(steps):
-        here = not any(begin <= at < begin + AWAY_SECONDS for begin in away)
-        for life in fleet:
-            for due, page in life.scrapes(since, at):
-                if here:
+        if not within(unscraped, at):
+            for life in fleet:
+                for due, page in life.scrapes(since, at):
                     series.add(life, due, page)
-                    life.scraped = page or life.scraped
-        if here:
             series.write(store)
-            evaluate(store, series, rules, at)
+        if not within(still, at):
+            evaluate(store, series, each_time, at)
+    evaluate(store, series, rules, steps[-1])
+
+
+def within(away: Away, at: float) -> bool:
+    """Whether a moment is in a stretch."""
+    return away[0] <= at < away[1]
 
 
 def by_namespace(parts: Iterable[dict[str, float]]) -> dict[str, float]:
@@ -243,43 +308,90 @@ def by_namespace(parts: Iterable[dict[str, float]]) -> dict[str, float]:
     return found
 
 
-def month(given: argparse.Namespace, *, goes_away: bool, goal: str, title: str) -> None:
-    """Play it, and print how far the figure is from the truth at its end.
+def lacking(found: dict[str, float], wanted: dict[str, float]) -> dict[str, float]:
+    """What is not found."""
+    return {name: usd - found.get(name, 0.0) for name, usd in wanted.items()}
 
-    If the Prometheus goes away, then for the hour before and after the death of a node.
-    """
-    chance = random.Random(given.seed)  # noqa: S311 - a play
+
+def worst(off: dict[str, float], wanted: dict[str, float]) -> float:
+    """How far off the worst namespace is, in percent."""
+    return max(100 * abs(off.get(name, 0.0)) / usd for name, usd in wanted.items() if usd > 0)
+
+
+def fleet_of(given: argparse.Namespace, seed: int) -> list[Life]:
+    """The nodes of a month."""
+    chance = random.Random(seed)  # noqa: S311 - a play
+    return lives(given.nodes, START + given.days * DAY, given.scrape, chance)
+
+
+def month(given: argparse.Namespace, case: Case) -> None:
+    """Play it, and print how far the figure is from the truth at its end."""
+    fleet = fleet_of(given, given.seed)
     end = START + given.days * DAY
-    fleet = lives(given.nodes, end, chance)
     steps = [START + number * EVALUATION for number in range(int((end - START) // EVALUATION) + 1)]
     deaths = sorted(life.died for life in fleet if life.died < end)
-    away = [deaths[len(deaths) // 2] - AWAY_SECONDS / 2] if goes_away and deaths else []
+    middle = deaths[len(deaths) // 2] if deaths else START + given.days * DAY / 2
+    away = (middle - AWAY_SECONDS / 2, middle + AWAY_SECONDS / 2)
     with (
         tempfile.TemporaryDirectory() as folder,
         prometheus(Path(folder), retention="10d") as store,
     ):
-        play(store, fleet, steps, away)
+        play(
+            store,
+            fleet,
+            steps,
+            unscraped=away if case.scrapes_stop else NEVER,
+            still=away if case.ruler_stops else NEVER,
+        )
         rows = store.at(FIGURE, steps[-1])
         days = (START + (day + 0.5) * DAY for day in range(given.days))
         kept = sum(bool(store.at("gpucost_node_info", noon)) for noon in days)
     found = {row.labels.get("namespace", ""): row.points[0][1] for row in rows}
     truth = by_namespace(life.owed(steps[-1]) for life in fleet)
     scraped = by_namespace(life.scraped_usd() for life in fleet)
-    for against, wanted in (("", truth), ("_of_what_was_scraped", scraped)):
-        worst = max(abs(found.get(name, 0.0) / usd - 1) for name, usd in wanted.items() if usd > 0)
-        print(f"month_to_date_{title}{against} {100 * worst:.4f} % {goal}", flush=True)
-    print(f"month_to_date_{title}_days_kept {kept} of {given.days} days; {len(deaths)} nodes died")
+    name = f"month_to_date_{case.title}"
+    print(f"{name} {worst(lacking(found, truth), truth):.4f} % <={case.goal}")
+    print(
+        f"{name}_of_what_was_scraped {worst(lacking(found, scraped), scraped):.4f} % <={case.goal}"
+    )
+    print(f"{name}_days_kept {kept} days of {given.days}, in which {len(deaths)} nodes died -")
+    sys.stdout.flush()
+
+
+def unseen(given: argparse.Namespace, seed: int) -> tuple[float, float]:
+    """What of the worst namespace no scrape of a month saw, in percent.
+
+    All of it; and without nodes that had not been scraped for two intervals when they died.
+    """
+    fleet = fleet_of(given, seed)
+    end = START + given.days * DAY
+    for life in fleet:
+        deque(life.scrapes(START, end), maxlen=0)
+    truth = by_namespace(life.owed(end) for life in fleet)
+    lost = [lacking(by_namespace([life.scraped_usd()]), life.owed(end)) for life in fleet]
+    promptly = 2 * given.scrape * GPUS * USD_PER_SECOND
+    seen_to_its_end = [it for it in lost if sum(it.values()) < promptly]
+    return worst(by_namespace(lost), truth), worst(by_namespace(seen_to_its_end), truth)
 
 
 def main() -> int:
-    """Both months."""
+    """What could be had of many months, and one of them as often as there are cases."""
     parser = argparse.ArgumentParser(description="How exact the month to date is.")
-    parser.add_argument("--nodes", type=int, default=8)
+    parser.add_argument("--nodes", type=int, default=20)
     parser.add_argument("--days", type=int, default=30)
+    parser.add_argument("--scrape", type=float, default=30.0, help="seconds between two scrapes")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--case", default="", help="only those whose name has this")
     given = parser.parse_args()
-    month(given, goes_away=False, goal="0.02", title="retention_10d")
-    month(given, goes_away=True, goal="0.1", title="away_2h")
+    months = [unseen(given, seed) for seed in range(given.seed, given.seed + MONTHS)]
+    for name, missed in zip(
+        ("unseen", "unseen_but_for_gaps"), zip(*months, strict=True), strict=True
+    ):
+        print(f"month_to_date_{name}_median_of_{MONTHS} {median(missed):.4f} % -")
+        print(f"month_to_date_{name}_worst_of_{MONTHS} {max(missed):.4f} % -", flush=True)
+    for case in CASES:
+        if given.case in case.title:
+            month(given, case)
     return 0
 
 
