@@ -1,19 +1,25 @@
 """A service that KEDA and the HPA scale, step by step: for the many days no cluster can wait.
 
-A fluid of requests: they arrive, wait at the gateway, are worked on and finish. Pods wait for a
-node, load, are ready. What the law sees is what Prometheus would have seen a minute before. KEDA
-and the HPA do what their sources do (pkg/scaling/executor/scale_scaledobjects.go; Kubernetes'
-pkg/controller/podautoscaler: tolerance 10 %, the highest of the stabilization window).
+A fluid of requests: they arrive, wait at the gateway, are worked on and finish, or give up. Pods
+wait for a node, load, are ready. What the law sees is what Prometheus would have seen a minute
+before. KEDA and the HPA do what their sources do (pkg/scaling/executor/scale_scaledobjects.go;
+Kubernetes' pkg/controller/podautoscaler: tolerance 10 %, the highest of the stabilization window,
+the policies of `behavior`), with the words of the chart's ScaledObject.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
+import yaml
 from msgspec import Struct
 
+from helm_chart import install
 from scaling_law import Law, Seen, formula
 
 if TYPE_CHECKING:
@@ -23,13 +29,70 @@ STEP = 15
 """Seconds: of the rules, of KEDA's polling and of the HPA."""
 DELAY_STEPS = 4
 """From what is so to what KEDA reads: cycle, scrape, rule, poll."""
+MINUTE_STEPS = 4
 TOLERANCE = 0.1
 
 
+class Policy(Struct, frozen=True):
+    """How far the HPA may go within a period: a share of what was there, or so many pods."""
+
+    percent: float
+    pods: int
+    period_seconds: float
+
+    def reach(self, replicas: int, sign: int) -> int:
+        """From so many at the period's start, up (1) or down (-1)."""
+        if self.pods:
+            return replicas + sign * self.pods
+        rounded = math.ceil if sign > 0 else math.floor
+        return rounded(replicas * (1 + sign * self.percent / 100))
+
+
+class Keda(Struct, frozen=True):
+    """What the ScaledObject says beside its formula. Times in seconds."""
+
+    cooldown_seconds: float
+    scale_down_seconds: float
+    up: tuple[Policy, ...]
+    down: tuple[Policy, ...]
+    fallback_replicas: int
+    failures: int
+
+    @classmethod
+    def of(cls, spec: Any) -> Keda:  # noqa: ANN401 - a ScaledObject's
+        """As a ScaledObject's spec has it."""
+        behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+        up, down = behavior["scaleUp"], behavior["scaleDown"]
+        assert up["stabilizationWindowSeconds"] == 0
+        assert up["selectPolicy"] == down["selectPolicy"] == "Max"
+        assert spec["fallback"]["behavior"] == "currentReplicasIfHigher"
+        return cls(
+            cooldown_seconds=spec["cooldownPeriod"],
+            scale_down_seconds=down["stabilizationWindowSeconds"],
+            up=tuple(map(_policy, up["policies"])),
+            down=tuple(map(_policy, down["policies"])),
+            fallback_replicas=spec["fallback"]["replicas"],
+            failures=spec["fallback"]["failureThreshold"],
+        )
+
+
+def _policy(said: Any) -> Policy:  # noqa: ANN401 - an HPA's
+    percent = said["type"] == "Percent"
+    return Policy(
+        percent=said["value"] if percent else 0,
+        pods=0 if percent else said["value"],
+        period_seconds=said["periodSeconds"],
+    )
+
+
 class Service(Struct, frozen=True):
-    """What is scaled. Times in seconds; `gateway` is how many requests may wait there."""
+    """What is scaled. Times in seconds.
+
+    `gateway` is how many requests may wait there, `patience_seconds` how long they do on average.
+    """
 
     law: Law
+    keda: Keda
     arrivals: Callable[[float], float]
     seconds_per_request: float = 8.0
     usd_per_hour: Callable[[float], float] = lambda _: 4.0
@@ -37,11 +100,42 @@ class Service(Struct, frozen=True):
     loading_seconds: float = 180
     gateway: float = 500
     gateway_tells_arrivals: bool = False
-    scale_down_seconds: float = 300
-    cooldown_seconds: float = 300
-    fallback_replicas: int = 1
+    patience_seconds: float = math.inf
     lost: Callable[[float], bool] = lambda _: False
     """Whether Prometheus can not be asked."""
+    silent: Callable[[float], bool] = lambda _: False
+    """Whether no engine's page can be read."""
+
+
+@functools.cache
+def chart_target(words: str, profile: str = "realtime") -> tuple[Law, Keda]:
+    """A target of the chart with these words: its settings of the law, and what KEDA is told."""
+    release = install(f"""
+rules: {{method: configMap}}
+scaling:
+  prometheus: {{serverAddress: "http://prometheus:9090"}}
+  targets:
+    - {{name: chat, namespace: serving, profile: {profile}, queue: waiting, {words}}}
+""")
+    [rules] = [each for each in release.objects if each["metadata"]["name"] == "gpucost-rules"]
+    said = re.findall(
+        r"expr: vector\(([^)]*)\)\s+labels:\s+namespace: serving\s+workload: chat\s+"
+        r"record: scaling:gpucost_(\w+):setting",
+        rules["data"]["settings.yaml"],
+    )
+    settings = {name: yaml.safe_load(value) for value, name in said}
+    settings.pop("queue")  # that there is one
+    return msgspec.convert(settings, Law), Keda.of(release.one("ScaledObject")["spec"])
+
+
+def chart_service(
+    words: str,
+    arrivals: Callable[[float], float],
+    **more: Any,  # noqa: ANN401 - fields of it
+) -> Service:
+    """A service that a target of the chart with these words scales."""
+    law, keda = chart_target(words)
+    return Service(law=law, keda=keda, arrivals=arrivals, **more)
 
 
 class Moment(Struct, frozen=True):
@@ -57,8 +151,11 @@ class Moment(Struct, frozen=True):
     refused: float
     finished: float
     usd_per_hour: float
+    replica_usd_per_hour: float | None
+    """Of what is bound, else what it was last."""
     need_load: float
     """Load in full replicas, by the concurrency."""
+    finished_in_all: float
 
 
 class Pod(Struct):
@@ -72,6 +169,13 @@ def run(service: Service, seconds: float) -> list[Moment]:
     return _Cluster(service).run(seconds)
 
 
+def watch(service: Service, seconds: float) -> list[tuple[Moment, Seen]]:
+    """The same, each moment with what the law sees of it: `DELAY_STEPS` later."""
+    cluster = _Cluster(service)
+    history = cluster.run(seconds)
+    return list(zip(history, cluster.seen, strict=False))
+
+
 class _Cluster:
     def __init__(self, service: Service) -> None:
         self._of = service
@@ -82,6 +186,8 @@ class _Cluster:
         self._price: float | None = None
         self._last_active = -math.inf
         self._recommended: deque[tuple[float, int]] = deque()
+        self._changes: list[tuple[float, int]] = []
+        self.seen: list[Seen] = []
         self._failures = 0
         self._finished, self._arrived, self._loads, self._weighted = [0.0], [0.0], [0.0], [0.0]
         self._rates: deque[float] = deque(maxlen=int(1800 / STEP))
@@ -111,7 +217,7 @@ class _Cluster:
             running = min(running - done + taken, room)
             waiting -= taken
             refused += max(0.0, waiting - of.gateway)
-            waiting = min(waiting, of.gateway)
+            waiting = min(waiting, of.gateway) * (1 - 1 / of.patience_seconds)
             finished += done
         if bound:
             self._price = of.usd_per_hour(second)
@@ -124,7 +230,9 @@ class _Cluster:
                 waiting=self._waiting, running=self._running, arrivals=arrivals,
                 refused=refused / STEP, finished=finished / STEP,
                 usd_per_hour=len(self._pods) * of.usd_per_hour(second),
+                replica_usd_per_hour=self._price,
                 need_load=(self._waiting + self._running) / (of.law.requests_per_replica or 10.0),
+                finished_in_all=self._finished[-1] * STEP + finished,
             )
         )  # fmt: skip
 
@@ -142,10 +250,8 @@ class _Cluster:
             sums.append(sums[-1] + value)
         self._history.append(moment)
 
-    def _seen(self) -> Seen | None:
+    def _look(self) -> Seen:
         end = len(self._history) - DELAY_STEPS
-        if end <= 0:
-            return None
         now = self._history[end - 1]
         demand = now.waiting + now.running > 0
         if demand or now.finished > 0:
@@ -163,10 +269,17 @@ class _Cluster:
             replicas=now.bound,
             ready=now.ready,
             awake=awake,
-            requests=now.waiting + now.running,
+            requests=self._requests(end),
             offered=self._offered(end),
-            replica_usd_per_hour=self._price,
+            replica_usd_per_hour=now.replica_usd_per_hour,
         )
+
+    def _requests(self, end: int) -> float | None:
+        """The mean of a minute."""
+        now, begin = self._history[end - 1], max(0, end - MINUTE_STEPS)
+        if self._of.silent(now.second) and now.ready:
+            return None
+        return (self._loads[end] - self._loads[begin]) / (end - begin)
 
     def _offered(self, end: int) -> float:
         """The highest of half an hour."""
@@ -196,14 +309,15 @@ class _Cluster:
         law = self._of.law
         if len(self._history) <= DELAY_STEPS:
             return
-        current = len(self._pods)
-        seen = None if self._of.lost(second) else self._seen()
-        value = None if seen is None else formula(law, seen)
+        current, keda = len(self._pods), self._of.keda
+        seen = self._look()
+        self.seen.append(seen)
+        value = None if self._of.lost(second) else formula(law, seen)
         if value is None:
             self._failures += 1
-            if self._failures <= 3:
+            if self._failures <= keda.failures:
                 return  # an error, and nothing is changed
-            value = max(current, self._of.fallback_replicas)
+            value = max(current, keda.fallback_replicas)
         else:
             self._failures = 0
         if value > 0.5:
@@ -213,7 +327,7 @@ class _Cluster:
                 self._to(max(1, law.min_replicas))
             return
         asleep = value <= 0.5 and law.min_replicas == 0
-        if asleep and second - self._last_active > self._of.cooldown_seconds:
+        if asleep and second - self._last_active > keda.cooldown_seconds:
             self._to(0)
             self._recommended.clear()
             return
@@ -224,11 +338,26 @@ class _Cluster:
         asked = current if abs(value / current - 1) <= TOLERANCE else math.ceil(value)
         asked = max(1, law.min_replicas, min(asked, law.max_replicas))
         self._recommended.append((second, asked))
-        while self._recommended[0][0] < second - self._of.scale_down_seconds:
+        while self._recommended[0][0] < second - self._of.keda.scale_down_seconds:
             self._recommended.popleft()
         if asked < current:
             asked = min(current, max(each for _, each in self._recommended))
+        if asked != current:
+            asked = self._paced(second, asked, current)
+            self._changes.append((second, asked - current))
         self._to(asked)
+
+    def _paced(self, second: float, asked: int, current: int) -> int:
+        """As far as the policies let it go: of several, the one that goes furthest."""
+        sign = 1 if asked > current else -1
+        policies = self._of.keda.up if sign > 0 else self._of.keda.down
+        reaches = []
+        for policy in policies:
+            recent = [by for when, by in self._changes if second - when < policy.period_seconds]
+            reaches.append(policy.reach(current - sum(recent), sign))
+        # What others changed may have gone further already: never back.
+        limit = max(current, *reaches) if sign > 0 else min(current, *reaches)
+        return min(asked, limit) if sign > 0 else max(asked, limit)
 
     def _to(self, replicas: int) -> None:
         while len(self._pods) < replicas:

@@ -28,8 +28,8 @@ class Law(Struct, frozen=True):
 class Seen(Struct, frozen=True):
     """What Prometheus knows of the service now.
 
-    `activity` is the mean of its ready replicas' GPUs, `offered` the highest five-minute rate of
-    half an hour in requests a second.
+    `activity` is the mean of its ready replicas' GPUs; it and `requests` are means of a minute.
+    `offered` is the highest five-minute rate of half an hour in requests a second.
     """
 
     replicas: int
@@ -67,7 +67,8 @@ def affordable(law: Law, seen: Seen) -> int | None:
     if law.usd_per_request is None or seen.offered is None or price is None:
         return None
     paid = math.floor(3600 * seen.offered * law.usd_per_request / price + SLACK)
-    return paid + 1 if now is not None and now > paid * law.up_ratio else paid
+    full = law.down_ratio if seen.replicas > paid else law.up_ratio
+    return paid + 1 if now is not None and now > paid * full else paid
 
 
 def budget(law: Law, seen: Seen) -> int | None:

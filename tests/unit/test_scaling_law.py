@@ -1,186 +1,31 @@
 """Scaling on cost, over simulated days: it wakes, never locks itself in, keeps to the budget.
 
-The law is rules/scaling.yaml, by its twin in Python; the first test holds the two together.
+The law is rules/scaling.yaml, by its twin in Python (test_scaling_twin.py holds the two together),
+and KEDA and the HPA are told what the chart's ScaledObject says.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
-import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import structs
 
-from helm_chart import install
-from programs import ROOT, program
-from render_rules import Scaling, Settings, rendered
-from scaled_service import STEP, Moment, Service, run
-from scaling_law import Law, Seen, affordable, budget, desired, formula, need
+from scaled_service import DELAY_STEPS, STEP, Moment, Service, chart_service, chart_target, run
+from scaling_law import Law, Seen, need
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 DAY = 86_400.0
 HOUR = 3600.0
 WAKE_SECONDS = 150
 """From the first request at a sleeping service to a replica asked for."""
-
-
-# --- The twin is the rules --------------------------------------------------------------------
-
-
-def situations(count: int) -> list[tuple[Law, Seen]]:
-    """All sorts of steady ones, the same in every run."""
-    dice = random.Random(11)  # noqa: S311 - no secret
-    made = []
-    for _ in range(count):
-        by_requests = dice.random() < 0.7
-        replicas = dice.choice([0, 0, 1, 1, 2, 3, 5, 9])
-        ready = dice.randint(0, replicas)
-        requests = float(dice.choice([0, 0, 1, 2, 5, 9, 17, 40, 88])) if ready else 0.0
-        law = Law(
-            up_ratio=dice.choice([0.7, 0.85, 0.6]),
-            down_ratio=dice.choice([0.3, 0.4, 0.25]),
-            requests_per_replica=dice.choice([1.0, 4.0, 10.0]) if by_requests else None,
-            usd_per_request=dice.choice([None, 0.0001, 0.001]),
-            usd_per_hour=dice.choice([None, 3.0, 13.0, 40.0]),
-            min_replicas=dice.choice([0, 1, 2]),
-            max_replicas=dice.choice([2, 8, 10]),
-        )
-        activity = dice.choice([0.0, 0.05, 0.2, 0.35, 0.8, 1.0]) if ready else None
-        finished = dice.choice([0.0, 1.0, 3.0, 30.0]) if ready else None
-        busy = activity is not None and activity * ready > 0.01 and not by_requests
-        awake = bool(requests or busy or finished or replicas > ready)
-        made.append(
-            (
-                law,
-                Seen(
-                    replicas=replicas,
-                    ready=ready,
-                    awake=awake,
-                    requests=requests,
-                    activity=activity,
-                    offered=finished,
-                    replica_usd_per_hour=4.0 if replicas else None,
-                ),
-            )
-        )
-    return made
-
-
-def series_of(number: int, law: Law, seen: Seen) -> list[tuple[str, str]]:
-    """What settings and exporter show for as long as the test takes: name and values."""
-    names = f'namespace="n", workload="w{number}"'
-    steady = "x200"
-    shown = [
-        (f"scaling:gpucost_{field}:setting{{{names}}}", f"{value}{steady}")
-        for field in law.__struct_fields__
-        if (value := getattr(law, field)) is not None
-    ]
-    for pod in range(seen.replicas):
-        of = f'{names}, node="a", pod="w{number}-{pod}"'
-        payer = f'{of}, container="c", gpu_model="H100", capacity_type="spot"'
-        shown.append((f"gpucost_pod_holding_since_timestamp_seconds{{{payer}}}", f"1{steady}"))
-        shown.append((f"gpucost_pod_cost_usd_per_hour{{{payer}}}", f"4{steady}"))
-        starts = int(pod >= seen.ready)
-        shown.append(
-            (f'gpucost_pod_waste_usd_per_hour{{{payer}, reason="starting"}}', f"{starts}{steady}")
-        )
-        if starts:
-            continue
-        if seen.activity is not None:
-            shown.append((f"gpucost_pod_activity_ratio{{{payer}}}", f"{seen.activity}{steady}"))
-        engine = f'{of}, engine="vllm", served_model="m"'
-        part = (seen.requests or 0) / seen.ready
-        shown.append((f"gpucost_pod_requests_running{{{engine}}}", f"{part / 2}{steady}"))
-        shown.append((f"gpucost_pod_requests_waiting{{{engine}}}", f"{part / 2}{steady}"))
-        rate = (seen.offered or 0) / seen.ready * 15
-        shown.append(
-            (f'gpucost_pod_requests_total{{{engine}, outcome="success"}}', f"0+{rate}{steady}")
-        )
-    return shown
-
-
-def test_the_twin_says_what_the_rules_say(tmp_path: Path) -> None:
-    cases = situations(40)
-    expected: dict[str, list[dict[str, Any]]] = {
-        "need_replicas:value": [],
-        "affordable_replicas:value": [],
-        "budget_replicas:value": [],
-        "replicas:desired": [],
-    }
-    series = [('gpucost_build_info{node="a"}', "1x200"), ('up{job="gpucost"}', "1x200")]
-    for number, (law, seen) in enumerate(cases):
-        series += series_of(number, law, seen)
-        said = (need(law, seen), affordable(law, seen), budget(law, seen), desired(law, seen))
-        for name, value in zip(expected, said, strict=True):
-            if value is not None:
-                labels = f'scaling:gpucost_{name}{{namespace="n", workload="w{number}"}}'
-                expected[name].append({"labels": labels, "value": value})
-    scaled = tuple(Scaling(namespace="n", workload=f"w{number}") for number in range(len(cases)))
-    rules = tmp_path / "scaling.yaml"
-    rules.write_text(rendered(Settings(scaling=scaled), [ROOT / "rules/scaling.yaml"])[rules.name])
-    tests = {
-        "rule_files": [str(rules)],
-        "evaluation_interval": "15s",
-        "tests": [
-            {
-                "interval": "15s",
-                "input_series": [{"series": name, "values": values} for name, values in series],
-                "promql_expr_test": [
-                    {"expr": f"scaling:gpucost_{name}", "eval_time": "40m", "exp_samples": samples}
-                    for name, samples in expected.items()
-                ],
-            }
-        ],
-    }
-    file = tmp_path / "twin.yaml"
-    file.write_text(yaml.safe_dump(tests))
-    ran = subprocess.run(
-        [program("promtool"), "test", "rules", file],
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=300,
-    )
-    assert ran.returncode == 0, (ran.stdout + ran.stderr)[-3000:]
-    assert {len(samples) for samples in expected.values()} != {0}
-
-
-def test_the_formula_that_keda_gets_is_the_twins() -> None:
-    release = install("""
-rules: {method: configMap}
-scaling:
-  prometheus: {serverAddress: "http://prometheus:9090"}
-  targets:
-    - name: chat
-      namespace: serving
-      minReplicas: 1
-      maxReplicas: 9
-      usdPerHour: 13
-      usdPerRequest: 0.001
-""")
-    given = release.one("ScaledObject")["spec"]["advanced"]["scalingModifiers"]["formula"]
-    for law, seen in situations(300):
-        both = structs.replace(law, usd_per_hour=13.0, usd_per_request=0.001)
-        paid = affordable(both, seen)
-        triggers = {
-            "need": need(both, seen),
-            "affordable": 1_000_000 if paid is None else paid,  # as its query says
-            "budget": budget(both, seen),
-            "awake": int(seen.awake),
-        }
-        if triggers["need"] is not None:  # else KEDA's fallback
-            said = eval(given, {"min": min, "max": max}, triggers)  # noqa: S307 - the chart's own
-            assert said == formula(both, seen)
-
 
 # --- Laws of the law --------------------------------------------------------------------------
 
@@ -213,7 +58,11 @@ def test_replicas_that_idle_are_never_added_to(
 
 # --- Days -------------------------------------------------------------------------------------
 
-LAW = Law(requests_per_replica=10, usd_per_request=0.002, usd_per_hour=26, max_replicas=20)
+PROFILES = ("realtime", "interactive", "batch")
+
+
+WORDS = "requestsPerReplica: 10, usdPerRequest: 0.002, usdPerHour: 26, maxReplicas: 20"
+LAW, _ = chart_target(WORDS)
 
 
 def diurnal(second: float) -> float:
@@ -250,21 +99,31 @@ TRAFFIC: dict[str, Callable[[float], float]] = {
     "near zero": near_zero,
     "steady": steady(3.0),
     "noisy": noisy(3.0),
+    "few and noisy": noisy(1.0),
     "saturation": steady(40.0),
     "a queue at zero": lambda second: 20.0 if HOUR <= second < HOUR + 60 else 0.0,
     "nothing": steady(0.0),
 }
-HISTORIES: dict[tuple[str, bool], list[Moment]] = {}
 
 
-@pytest.fixture(params=itertools.product(TRAFFIC, (False, True)), ids=lambda param: f"{param}")
+@functools.cache
+def days(name: str, profile: str, *, tells: bool) -> list[Moment]:
+    law, keda = chart_target(WORDS, profile)
+    service = Service(law=law, keda=keda, arrivals=TRAFFIC[name], gateway_tells_arrivals=tells)
+    return run(service, 2 * DAY)
+
+
+@pytest.fixture(
+    params=[
+        *itertools.product(TRAFFIC, PROFILES, [False]),
+        *itertools.product(TRAFFIC, ["realtime"], [True]),
+    ],
+    ids=lambda param: f"{param}",
+)
 def history(request: pytest.FixtureRequest) -> list[Moment]:
     """Two days of it; with and without a gateway that counts arrivals."""
-    name, tells = request.param
-    if request.param not in HISTORIES:
-        service = Service(law=LAW, arrivals=TRAFFIC[name], gateway_tells_arrivals=tells)
-        HISTORIES[request.param] = run(service, 2 * DAY)
-    return HISTORIES[request.param]
+    name, profile, tells = request.param
+    return days(name, profile, tells=tells)
 
 
 def test_it_always_wakes(history: list[Moment]) -> None:
@@ -300,7 +159,7 @@ def test_it_costs_a_replica_or_a_tenth_more_than_the_budget_at_most(history: lis
 
 
 def test_it_does_not_flap(history: list[Moment]) -> None:
-    """What is taken away is not wanted again within a quarter of an hour, but for noise."""
+    """What is taken away is not wanted again within a quarter of an hour."""
     changes = [
         (after.second, after.wanted - before.wanted)
         for before, after in itertools.pairwise(history)
@@ -311,85 +170,143 @@ def test_it_does_not_flap(history: list[Moment]) -> None:
         for one, other in itertools.pairwise(changes)
         if one[1] < 0 < other[1] and other[0] - one[0] < 900
     ]
-    assert len(flaps) <= 4, flaps  # of one replica, in two days
+    assert len(flaps) <= 2, flaps  # of one replica, in two days
 
 
 def settled(service: Service, hours: float = 6) -> Moment:
     return run(service, hours * HOUR)[-1]
 
 
-def test_a_saturated_service_does_not_lock_itself_in() -> None:
-    # Ten a second take eight seconds each: 80 at once, so 16 replicas at half load. Each replica
-    # finishes 1.25 a second for 9 USD an hour at 4: the traffic pays for all of them.
-    law = Law(requests_per_replica=10, usd_per_request=0.002, max_replicas=30)
-    for gateway in (5.0, 500.0):  # nearly all is turned away, or waits
-        moment = settled(Service(law=law, arrivals=steady(10.0), gateway=gateway))
-        assert moment.wanted >= 12
-        assert moment.refused < 0.01
+def wishes(moments: list[Moment]) -> list[int]:
+    """The numbers of replicas, one after another."""
+    return [wanted for wanted, _ in itertools.groupby(each.wanted for each in moments)]
+
+
+# Ten a second take eight seconds each: 80 at once, so 16 replicas at half load. A full replica
+# finishes 1.25 a second, for 9 USD an hour at 0.002; it costs 4.
+TEN_A_SECOND = "requestsPerReplica: 10, usdPerRequest: 0.002, maxReplicas: 30"
+
+
+@pytest.mark.parametrize("gateway", [5.0, 500.0])
+def test_a_saturated_service_does_not_lock_itself_in(gateway: float) -> None:
+    # Nearly all is turned away, or waits. The traffic pays for all of the replicas.
+    moment = settled(chart_service(TEN_A_SECOND, steady(10.0), gateway=gateway))
+    assert moment.wanted >= 12
+    assert moment.refused < 0.01
+
+
+def test_nor_one_whose_replicas_pay_for_one_and_a_half_each_while_the_rest_is_turned_away() -> None:
+    words = "requestsPerReplica: 10, usdPerRequest: 0.00134, maxReplicas: 30"
+    moment = settled(chart_service(words, steady(10.0), gateway=5))
+    assert moment.wanted >= 12
+    assert moment.refused < 0.01
+
+
+def test_a_burst_gets_the_replicas_that_it_pays_for_at_once() -> None:
+    """Not one at a time, each of which would have to load before it shows what it earns."""
+    words = "requestsPerReplica: 10, usdPerRequest: 0.0018, maxReplicas: 30"
+    service = chart_service(words, lambda second: 10.0 if second > HOUR else 0.0, gateway=1e6)
+    moments = run(service, 2 * HOUR)
+    late = HOUR + 300 + service.node_seconds + service.loading_seconds
+    assert moments[int(late / STEP)].wanted >= 12
 
 
 def test_traffic_that_does_not_pay_gets_one_replica_and_no_more() -> None:
-    law = Law(requests_per_replica=10, usd_per_request=0.0002, max_replicas=30)
-    moment = settled(Service(law=law, arrivals=steady(10.0)))
+    words = "requestsPerReplica: 10, usdPerRequest: 0.0002, maxReplicas: 30"
+    moment = settled(chart_service(words, steady(10.0)))
     assert moment.wanted <= 2
 
 
 def test_the_budget_holds_the_service_where_its_traffic_wants_more() -> None:
-    moment = settled(Service(law=LAW, arrivals=steady(40.0)))
+    moment = settled(chart_service(WORDS, steady(40.0)))
     assert moment.wanted == 6  # 26 USD an hour at 4
 
 
+@pytest.mark.parametrize("cap", ["usdPerHour: 3", "usdPerRequest: 0.0001"])
+def test_what_not_one_replica_is_allowed_for_is_woken_all_the_same(cap: str) -> None:
+    """Or nobody would ever learn that its price fell; but only while it is asked for."""
+    words = f"requestsPerReplica: 10, maxReplicas: 20, {cap}"
+    moments = run(
+        chart_service(words, lambda second: 0.5 if second % (4 * HOUR) < HOUR else 0.0), DAY
+    )
+    # From its second time on: until a first replica has a node, no price was ever known.
+    assert wishes(moments[int(4 * HOUR / STEP) :]) == [0, *[1, 0] * 5]
+    assert moments[int(4.9 * HOUR / STEP)].waiting == 0
+
+
 def test_a_large_budget_is_kept_within_the_hpas_tolerance() -> None:
-    law = Law(requests_per_replica=10, usd_per_hour=80, max_replicas=100)
-    wave = Service(law=law, arrivals=lambda second: 30 + 25 * math.sin(second / 5000))
+    words = "requestsPerReplica: 10, usdPerHour: 80, maxReplicas: 100"
+    wave = chart_service(words, lambda second: 30 + 25 * math.sin(second / 5000))
     dear = max(each.usd_per_hour for each in run(wave, DAY))
     assert 76 <= dear <= 88
 
 
 def test_a_price_that_rises_takes_replicas_away_until_the_budget_holds() -> None:
     rise = 3 * HOUR
-    service = Service(
-        law=LAW,
-        arrivals=steady(40.0),
-        usd_per_hour=lambda second: 8.0 if second >= rise else 4.0,
+    service = chart_service(
+        WORDS, steady(40.0), usd_per_hour=lambda second: 8.0 if second >= rise else 4.0
     )
     moments = run(service, 6 * HOUR)
     assert moments[int(rise / STEP) - 1].wanted == 6
-    late = (
-        service.scale_down_seconds + 5 * STEP
-    )  # the HPA's window, and what is so until it is read
+    # The HPA's window and its policy, and what is so until it is read.
+    late = service.keda.scale_down_seconds + 60 + (DELAY_STEPS + 1) * STEP
     assert {each.wanted for each in moments if each.second > rise + late} == {3}
 
 
-def test_without_metrics_what_runs_goes_on() -> None:
-    law = Law(requests_per_replica=10, max_replicas=20)
-    service = Service(law=law, arrivals=steady(5.0), lost=lambda second: second > 2 * HOUR)
+def test_what_lies_between_the_thresholds_changes_nothing() -> None:
+    # Six a second, give or take 1.5: 48 at once. Eight replicas are from 45 to 75 % full.
+    words = "requestsPerReplica: 10, maxReplicas: 20"
+    wave = chart_service(words, lambda second: 6 + 1.5 * math.sin(second / 600))
+    assert len(wishes(run(wave, DAY)[int(2 * HOUR / STEP) :])) == 1
+
+
+@pytest.mark.parametrize("lost", ["lost", "silent"])
+def test_without_metrics_what_runs_goes_on(lost: str) -> None:
+    """Without Prometheus, and without the engines' pages."""
+    words = "requestsPerReplica: 10, maxReplicas: 20"
+    begin, end = 2 * HOUR, 4 * HOUR
+    service = chart_service(words, steady(5.0), **{lost: lambda second: begin < second < end})
     moments = run(service, 6 * HOUR)
-    before = moments[int(2 * HOUR / STEP)].wanted
+    before = moments[int(begin / STEP)].wanted
     assert before >= 6
-    assert {each.wanted for each in moments[int(2.1 * HOUR / STEP) :]} == {before}
+    assert {each.wanted for each in moments[int(1.1 * begin / STEP) :]} == {before}
 
 
 def test_without_metrics_a_sleeping_service_is_woken_to_its_fallback() -> None:
-    law = Law(requests_per_replica=10, max_replicas=20)
-    service = Service(law=law, arrivals=steady(0.0), lost=lambda second: second > HOUR)
+    words = "requestsPerReplica: 10, maxReplicas: 20"
+    service = chart_service(words, steady(0.0), lost=lambda second: second > HOUR)
     moments = run(service, 2 * HOUR)
     assert moments[int(HOUR / STEP) - 1].wanted == 0
     assert moments[-1].wanted == 1
 
 
-def test_a_replica_that_loads_is_not_ended_before_it_has_served() -> None:
-    # One request, gone when its client gives up after a minute; loading takes an hour.
-    def once(second: float) -> float:
-        return 1 / STEP if HOUR <= second < HOUR + STEP else 0.0
+# --- Cold starts ------------------------------------------------------------------------------
 
-    service = Service(law=LAW, arrivals=once, loading_seconds=HOUR, cooldown_seconds=60)
+
+def once(second: float) -> float:
+    """One request."""
+    return 1 / STEP if HOUR <= second < HOUR + STEP else 0.0
+
+
+@pytest.mark.parametrize(
+    ("node", "loading"), [(120.0, HOUR), (800.0, 180.0)], ids=["loading", "waiting for a node"]
+)
+def test_a_replica_is_not_ended_before_it_has_served(node: float, loading: float) -> None:
+    """Its one request is long gone by then: its client gave up within minutes."""
+    service = chart_service(
+        WORDS, once, node_seconds=node, loading_seconds=loading, patience_seconds=10
+    )
     moments = run(service, 4 * HOUR)
-    made = [
-        after.second
-        for before, after in itertools.pairwise(moments)
-        if after.wanted > before.wanted
-    ]
-    assert len(made) == 1
+    assert wishes(moments) == [0, 1, 0]
     assert any(each.ready for each in moments)
-    assert moments[-1].wanted == 0
+    assert not any(each.waiting for each in moments if each.ready)
+
+
+def test_a_node_that_never_comes_is_not_waited_for_for_good() -> None:
+    service = chart_service(WORDS, once, node_seconds=DAY, patience_seconds=10)
+    assert wishes(run(service, 4 * HOUR)) == [0, 1, 0]
+
+
+def test_one_who_asks_every_four_minutes_is_never_let_wait_for_a_cold_start_again() -> None:
+    service = chart_service(WORDS, lambda second: 1 / STEP if second % 240 < STEP else 0.0)
+    assert wishes(run(service, DAY)) == [0, 1]
