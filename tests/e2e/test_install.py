@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.place import Place
-from e2e.kube import run, upgrade
+from e2e.kube import CommandError, run, upgrade
 
 if TYPE_CHECKING:
     from e2e.kube import Kube
@@ -73,6 +73,25 @@ def test_settings_that_are_wrong_are_refused_before_anything_changes(kube: Kube)
     with pytest.raises(Exception, match="pricess"):
         upgrade("--set-json", 'config.pricess={"a": 1}')
     assert kube.get("configmap", "gpucost")["data"] == before
+
+
+@pytest.mark.parametrize(
+    ("words", "resource"),
+    [
+        ("scrape.method=podMonitor", "podmonitors.monitoring.coreos.com"),
+        ("rules.method=prometheusRule", "prometheusrules.monitoring.coreos.com"),
+        ("dashboards.method=grafanaDashboard", "grafanadashboards.grafana.integreatly.org"),
+    ],
+)
+def test_what_this_cluster_cannot_hold_is_refused_with_who_brings_it(
+    kube: Kube, words: str, resource: str
+) -> None:
+    if kube("get", "crds", "--ignore-not-found", resource):
+        pytest.skip(f"it can: it has {resource}")
+    before = run("helm", "get", "manifest", "gpucost")
+    with pytest.raises(CommandError, match=rf"{words} needs .*: install \S+ first, or set"):
+        upgrade("--set", words)
+    assert run("helm", "get", "manifest", "gpucost") == before
 
 
 def _exporters(kube: Kube) -> list[tuple[str, int]]:

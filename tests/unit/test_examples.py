@@ -99,6 +99,20 @@ def test_the_scrape_config_of_the_example_is_the_charts() -> None:
     assert yaml.safe_load(beside["extraScrapeConfigs"]) == ours
 
 
+def test_that_prometheus_reads_the_rules_and_follows_them() -> None:
+    example = ROOT / "examples/prometheus"
+    beside = yaml.safe_load((example / "prometheus.yaml").read_text())
+    [rules] = [made for made in made_by(example) if made["metadata"]["name"] == "gpucost-rules"]
+    assert rules["metadata"]["namespace"] == "monitoring"
+    reloader = beside["configmapReload"]["prometheus"]
+    # The same folder for the server and for what tells it of changes, which looks there.
+    assert reloader["extraConfigmapMounts"] == beside["server"]["extraConfigmapMounts"]
+    [mount] = reloader["extraConfigmapMounts"]
+    assert mount["configMap"] == rules["metadata"]["name"]
+    assert reloader["extraVolumeDirs"] == [mount["mountPath"]]
+    assert f"{mount['mountPath']}/*.yaml" in beside["serverFiles"]["prometheus.yml"]["rule_files"]
+
+
 def test_every_example_is_told_of() -> None:
     told = (ROOT / "examples/README.md").read_text()
     for example in EXAMPLES:

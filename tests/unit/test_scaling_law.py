@@ -145,6 +145,16 @@ def test_it_sleeps_when_nobody_asks(history: list[Moment]) -> None:
 
 
 def test_it_never_adds_replicas_to_ones_that_idle(history: list[Moment]) -> None:
+    add_to_none_that_idle(history)
+
+
+@pytest.mark.parametrize("traffic", ["bursty", "near zero", "few and noisy"])
+def test_nor_where_no_cap_would_hold_it_back(traffic: str) -> None:
+    words = "requestsPerReplica: 10, maxReplicas: 20"
+    add_to_none_that_idle(run(chart_service(words, TRAFFIC[traffic]), DAY))
+
+
+def add_to_none_that_idle(history: list[Moment]) -> None:
     for before, after in itertools.pairwise(history[8:]):
         if after.wanted > before.wanted >= 1:
             around = history[int(after.second / STEP) - 8 : int(after.second / STEP) + 1]

@@ -52,7 +52,6 @@ them every upgrade would begin new series, and restart the pods for a label.
 {{- end -}}
 {{- end -}}
 
-{{- /* Pull secrets as a pod names them; given as text or as {name: text}. */ -}}
 {{- /* Where a CronJob's pod may run. */ -}}
 {{- define "gpucost.jobPlacement" -}}
 {{- $jobs := default dict .Values.jobs -}}
@@ -66,6 +65,7 @@ tolerations:
 {{- end }}
 {{- end -}}
 
+{{- /* Pull secrets as a pod names them; given as text or as {name: text}. */ -}}
 {{- define "gpucost.imagePullSecrets" -}}
 {{- $secrets := list -}}
 {{- range concat .Values.global.imagePullSecrets .Values.imagePullSecrets -}}
@@ -161,6 +161,17 @@ empty. Values of an older chart know nothing of it: their users get it too.
 {{- $state := default dict .Values.state -}}
 {{- if ne (toString $state.enabled) "false" -}}
 {{- ternary "hostPath" "emptyDir" (not (empty (include "gpucost.asksKubelet" .))) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+Fails where the cluster does not have the kind that a value asks for, with who brings it. Only a
+cluster lists kinds: `helm template` knows API versions alone, and is let through.
+*/ -}}
+{{- define "gpucost.needs" -}}
+{{- $known := .root.Capabilities.APIVersions -}}
+{{- if and ($known.Has "apps/v1/DaemonSet") (not ($known.Has .kind)) -}}
+{{- fail (printf "%s needs %s, which this cluster does not know: install %s first, or %s." .value .kind .maker .instead) -}}
 {{- end -}}
 {{- end -}}
 
