@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
 from http.client import HTTPConnection
@@ -45,17 +48,17 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Month]:
         yield it
 
 
+def command(played: Month, *words: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "gpucost", "report"),
+        *("--prometheus", f"http://127.0.0.1:{played.prometheus.port}"),
+        *("--from", "2026-01-12", "--to", "2026-02-11", *words),
+    ]
+
+
 def run(played: Month, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [
-            *(sys.executable, "-m", "gpucost", "report"),
-            *("--prometheus", f"http://127.0.0.1:{played.prometheus.port}"),
-            *("--from", "2026-01-12", "--to", "2026-02-11", *words),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+        command(played, *words), capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -307,6 +310,37 @@ def test_an_invoice_is_set_beside_the_ledger_by_type_and_day(played: Month, tmp_
     assert len(days) == 30
     assert all(abs(it["factor"] - 1) < 0.01 for it in days), "counters go on while none is scraped"
     assert types["g6.48xlarge"]["reason"] == "they agree"
+
+
+def test_at_a_terminal_one_line_tells_how_far_it_is_and_goes_at_the_end(played: Month) -> None:
+    def told(*words: str) -> str:
+        ours, theirs = pty.openpty()
+        words = (*WEEK, "--max-samples", "1000", *JSON, *words)
+        subprocess.run(
+            command(played, *words),
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+            timeout=300,
+            check=True,
+        )
+        os.close(theirs)
+        said = b""
+        with suppress(OSError):  # how a terminal ends whose other side is closed
+            while piece := os.read(ours, 65536):
+                said += piece
+        os.close(ours)
+        return said.decode()
+
+    lines = told("--by", "node").split("\r\x1b[K")
+    parts = {
+        what: [line for line in lines if line.startswith(what)]
+        for what in ("savings", "dollars", "nodes")
+    }
+    for what, said in parts.items():
+        assert len(said) > 2, what
+        assert said[-1] == f"{what}: 100 %"
+    assert lines[-1] == "", "nothing of it stays"
+    assert told("--quiet") == ""
 
 
 # --- What is missing ------------------------------------------------------------------------------

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from gpucost.advice.answer import Row
     from gpucost.advice.report.asking import Asker
 
-DAY = 24 * HOUR
 Workload = tuple[str, ...]
 """Cluster, namespace and name."""
 
 _POD = "cluster, namespace, pod"
+_LEDGER = "cluster, node, month, ledger"
 _ALWAYS = 0.995
 """Of a range's evaluations: a restart of the ruler must not hide a node that is always free."""
 
@@ -97,19 +97,29 @@ def prices(asker: Asker, nodes: Sequence[Node]) -> tuple[OtherPrice, ...]:
 
 
 def node_usd(asker: Asker) -> dict[tuple[str, str], dict[int, float]]:
-    """By node and day of UTC, as invoices have them; the first and the last may be parts."""
-    found: defaultdict[tuple[str, str], dict[int, float]] = defaultdict(dict)
-    at = asker.start
-    while at < asker.end:
-        until = min(at // DAY * DAY + DAY, asker.end)
-        query = asked(ask.NODE_COST, asker.match, range=f"{until - at:.0f}s")
-        day = datetime.fromtimestamp(at, UTC).toordinal()
-        for row in asker.prometheus.at(query, until):
-            cluster, node = labels(row, "cluster, node")
-            found[cluster, node][day] = row.value
-        asker.prometheus.tell(f"nodes: {(until - asker.start) / (asker.end - asker.start):.0%}")
-        at = until
-    return dict(found)
+    """By node and day of UTC, as invoices have them; the first and the last may be parts.
+
+    A node spent in an hour what its ledgers' counters rose by, over hours that nobody saw too.
+    """
+    found: defaultdict[tuple[str, str], defaultdict[int, float]] = defaultdict(
+        lambda: defaultdict(float)
+    )
+    stood: dict[tuple[str, ...], float] = {}
+    for rows in asker.hourly(ask.NODE_LAST, "nodes"):
+        hours: defaultdict[float, dict[tuple[str, ...], float]] = defaultdict(dict)
+        for row in rows:
+            for at, value in row.points:
+                hours[at][labels(row, _LEDGER)] = value
+        for at, values in sorted(hours.items()):
+            if values.keys() - stood.keys():
+                first = asker.prometheus.at(asked(ask.NODE_FIRST, asker.match), at)
+                stood = {labels(it, _LEDGER): it.value for it in first} | stood
+            day = datetime.fromtimestamp(at - HOUR, UTC).toordinal()
+            for ledger, value in values.items():
+                cluster, node, *_ = ledger
+                found[cluster, node][day] += max(0.0, value - stood.get(ledger, value))
+            stood |= values
+    return {node: dict(days) for node, days in found.items()}
 
 
 def pending(

@@ -114,12 +114,15 @@ NODE_FREE_TIMES = Question(
     "[$range]))",
     "capacity.yaml",
 )
-NODE_COST = Question(
-    "sum by (cluster, node) (max without (instance, job, endpoint, service, prometheus,"
-    " prometheus_replica) (increase(gpucost_workload_cost_usd_total{$match}[$range])))",
-    "",
+_NODE_LEDGERS = (
+    "sum by (cluster, node, month, ledger) (max without (instance, job, endpoint, service,"
+    " prometheus, prometheus_replica) ("
+    "$seen_over_time(gpucost_workload_cost_usd_total{$match}[1h])))"
 )
-"""The exporters' own counters: heavy, so asked only where nodes are asked for."""
+NODE_LAST = Question(_NODE_LEDGERS.replace("$seen", "max"), "")
+NODE_FIRST = Question(_NODE_LEDGERS.replace("$seen", "min"), "")
+"""What the exporters' own counters, which never fall, ended and began an hour with: many series,
+so they are asked only where nodes are asked for, and an hour at once."""
 
 PRICE = Question(
     "avg by (cluster, node, gpu_model, capacity_type) ("
