@@ -105,6 +105,7 @@ def test_every_planted_waste_is_found(played: Month, report: Json) -> None:
     assert "Mon to Fri, 8:00 to 18:00" in office["do"]
     assert "h100-free" in found["drain", "", ""]["do"]
     [waiting] = [it for it in found["drain", "", ""]["instead"] if it["kind"] == "reallocate"]
+    assert waiting["title"].endswith("what waits: research/train")
     assert "1 of 1 of research/train (8 gpu; others of theirs run on this model)" in waiting["do"]
     assert "profile `batch`" in found["scale_to_zero", "web", "sometimes"]["do"]
     assert found["terminating", "batch", "stuck"]["ended"]

@@ -110,6 +110,30 @@ def test_what_cannot_be_read_names_its_flag(tmp_path: Path, content: bytes | Non
         invoice.read(path)
 
 
+def test_another_currency_is_no_dollar(tmp_path: Path) -> None:
+    head, *rows = FOCUS.splitlines()
+    for currency, name in (("EUR", "BillingCurrency"), ("JPY", "lineItem/CurrencyCode")):
+        billed = [f"{head},{name}", *(f"{row},USD" for row in rows[:1]), f"{rows[1]},{currency}"]
+        with pytest.raises(ConfigError, match=f"line 3: it is in {currency}, and the ledger in US"):
+            read(tmp_path, "\n".join(billed))
+
+
+def test_semicolons_and_a_byte_order_mark_are_read_too(tmp_path: Path) -> None:
+    assert read(tmp_path, f"\ufeff{FOCUS.replace(',', ';')}") == read(tmp_path, FOCUS)
+
+
+def test_a_file_without_a_single_instance_is_refused_with_what_it_lacks(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"names an instance type.*SkuPriceDetails"):
+        read(tmp_path, "ChargePeriodStart,EffectiveCost\n2026-01-12,5\n")
+
+
+def test_an_invoice_of_other_days_is_refused_with_both() -> None:
+    old = {("p5.48xlarge", date(2025, 1, 1)): invoice.Charge(100.0, None)}
+    words = "2025-01-01 to 2025-01-01 and the report's whole days .UTC. are 2026-01-12 to 2026-01-1"
+    with pytest.raises(ConfigError, match=words):
+        invoice.compare(invoice.BilledRows("f", "FOCUS", old), FACTS, COUNTS)
+
+
 # --- Beside the ledger ----------------------------------------------------------------------------
 
 NODE = Node(
@@ -126,6 +150,7 @@ FACTS = Facts(
     nodes=(NODE,),
     prices=(OtherPrice(Pool("c", "pool", H100, "on_demand"), 6.88, {}),),
     node_usd={("c", "n1"): {DAY.toordinal() + n: 1320.96 for n in range(-1, 4)}},
+    node_types={("c", "n1"): "p5.48xlarge"},
 )
 COUNTS = {"p5.48xlarge": 8.0, "p4d.24xlarge": 8.0}
 
@@ -158,11 +183,27 @@ def test_another_price_is_told_from_other_hours() -> None:
     assert "a price of 0.500 of the ledger's" in both
 
 
+def test_hours_of_a_node_that_is_gone_are_not_known_and_its_type_is() -> None:
+    """Its price was asked at the range's end: without it no hours are reckoned, nor compared."""
+    gone = replace(
+        FACTS,
+        node_usd={**FACTS.node_usd, ("c", "n2"): {DAY.toordinal(): 1320.96}},
+        node_types={**FACTS.node_types, ("c", "n2"): "p5.48xlarge"},
+    )
+    found = invoice.compare(billed(1320.96), gone, COUNTS)
+    [kind] = found.types
+    assert kind.instance_type == "p5.48xlarge"
+    assert kind.ledger_usd == pytest.approx(4 * 1320.96)
+    assert [it.ledger_hours for it in found.days] == [None, pytest.approx(24), pytest.approx(24)]
+    assert kind.ledger_hours is None
+    assert "node hours" not in kind.reason
+
+
 def test_what_only_one_of_them_has_is_named() -> None:
     other = invoice.BilledRows("f", "FOCUS", {("p4d.24xlarge", DAY): invoice.Charge(100.0, None)})
     types = {it.instance_type: it for it in invoice.compare(other, FACTS, COUNTS).types}
     assert "not in the ledger" in types["p4d.24xlarge"].reason
     assert "not in the invoice" in types["p5.48xlarge"].reason
-    nowhere = replace(FACTS, nodes=())
+    nowhere = replace(FACTS, node_types={})
     [unknown, _] = invoice.compare(other, nowhere, COUNTS).types
     assert unknown.instance_type == "(not known)"

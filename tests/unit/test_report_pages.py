@@ -14,7 +14,7 @@ import yaml
 from gpucost.advice.report import charts, focus, html, patches, text
 from gpucost.advice.report.choose import actions, choose, spent_by
 from gpucost.advice.report.compose import compose
-from gpucost.advice.report.facts import WEEK_HOURS, Facts, Key, Line, Note, Week
+from gpucost.advice.report.facts import WEEK_HOURS, Facts, Key, Line, Note, OtherPrice, Week
 from gpucost.advice.report.office import Opening
 from programs import ROOT
 
@@ -116,6 +116,29 @@ def test_the_csv_stays_a_csv() -> None:
     assert row["ResourceName"] == HOSTILE
     assert json.loads(row["Tags"])["team"] == HOSTILE
     assert None not in row, "no cell beyond the columns"
+
+
+def test_the_csv_has_its_moments_in_utc_and_gpu_hours_where_the_price_is_known() -> None:
+    price = OtherPrice(KEY.pool, 4.0, {})
+    here = msgspec.structs.replace(FACTS, zone="America/New_York", prices=(price,))
+    [row] = csv.DictReader(io.StringIO(focus.rows(here, "now")))
+    assert row["ChargePeriodStart"] == "2026-01-12T05:00:00Z"
+    assert row["ChargePeriodEnd"] == "2026-01-13T05:00:00Z"
+    assert row["BillingPeriodStart"] == "2026-01-01T05:00:00Z"
+    assert row["BillingPeriodEnd"] == "2026-02-01T05:00:00Z"
+    assert (float(row["PricingQuantity"]), row["PricingUnit"]) == (25.0, "GPU-Hours")
+    [unpriced] = csv.DictReader(io.StringIO(focus.rows(FACTS, "now")))
+    assert unpriced["PricingQuantity"] == ""
+
+
+def test_the_csv_has_the_dollars_that_no_day_has() -> None:
+    """What a ledger charged and no rate has seen: of the whole range."""
+    unseen = msgspec.structs.replace(LINE, usd={"unknown": 7.0}, usd_by_day={})
+    both = msgspec.structs.replace(FACTS, lines=(LINE, unseen))
+    rows = list(csv.DictReader(io.StringIO(focus.rows(both, "now"))))
+    assert [float(row["EffectiveCost"]) for row in rows] == [100.0, 7.0]
+    assert rows[1]["ChargePeriodStart"] == "1970-01-01T00:00:00Z"
+    assert rows[1]["ChargePeriodEnd"] == "1970-01-31T00:00:00Z"
 
 
 def test_a_chart_scales_to_its_highest_day() -> None:

@@ -109,13 +109,17 @@ def reallocate(facts: Facts) -> Iterator[Action]:
         if not line.usd.get("unallocated") or not mean:
             continue
         free = [dict(it.free_now) for it in nodes]
-        fits, taken = [], 0.0
+        fits: list[str] = []
+        names: list[str] = []
+        taken = 0.0
         for number, it in enumerate(pending):
             why = _by_memory(facts, key, it) if it.cluster == key.cluster else None
             if why is None or not (here := _taken(free, it, left[number])):
                 continue
             left[number] -= here
             taken += here * it.gpus * _size(facts, key, it)
+            if len(names) < MOST_NAMES:
+                names.append(f"{it.namespace}/{it.workload}")
             what = it.resource.removeprefix("nvidia_com_")
             fits.append(
                 f"{here} of {it.pods} of {it.namespace}/{it.workload} ({it.gpus:g} {what}; {why})"
@@ -125,7 +129,7 @@ def reallocate(facts: Facts) -> Iterator[Action]:
                 kind="reallocate",
                 group="free",
                 place=key.place,
-                title=f"Run pods that wait on free GPUs of {_pool(key)}",
+                title=f"Run on free GPUs of {_pool(key)} what waits: {', '.join(names)}",
                 do=f"Of those that wait these would fit: {', '.join(fits[:MOST_NAMES])}. See what"
                 " keeps them away (kubectl describe pod: node selector, affinity, taints, quota)"
                 " before any GPU is bought.",

@@ -299,6 +299,8 @@ class Facts(Struct, frozen=True):
     """Of each day in the report's time zone, by its ordinal, USD by state."""
     node_usd: Mapping[tuple[str, str], Mapping[int, float]] = {}
     """By (cluster, node) and day of UTC, by its ordinal; asked only where it is needed."""
+    node_types: Mapping[tuple[str, str], str] = {}
+    """Instance types of those, by (cluster, node), of nodes that are gone too."""
     zone: str = "UTC"
 
     @property

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import itertools
 import json
 import math
 import re
+import zlib
 from collections import defaultdict
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
@@ -65,14 +67,20 @@ def read(path: Path) -> BilledRows:
             return parse(str(path), file)
     except OSError as error:
         raise ConfigError(f"--invoice: {path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, EOFError) as error:
-        raise ConfigError(f"--invoice: {path}: is no CSV: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--invoice: {path}: is not UTF-8: save it as that.") from error
+    except (EOFError, zlib.error) as error:
+        raise ConfigError(f"--invoice: {path}: its gzip ends too early: {error}") from error
 
 
 def parse(name: str, lines: Iterable[str]) -> BilledRows:
     """Keep what a file has of instances. Raises ConfigError, which names the file and the line."""
     csv.field_size_limit(_MAX_FIELD)
-    reader = csv.DictReader(lines)
+    rows = iter(lines)
+    head = next(rows, "")
+    # A spreadsheet of some countries writes semicolons.
+    delimiter = ";" if head.count(";") > head.count(",") else ","
+    reader = csv.DictReader(itertools.chain([head], rows), delimiter=delimiter)
     try:
         columns = {_plain(column): column for column in reader.fieldnames or ()}
         form = next((it for it, needed in FORMS.items() if needed <= columns.keys()), None)
@@ -81,7 +89,13 @@ def parse(name: str, lines: Iterable[str]) -> BilledRows:
                 f"--invoice: {name} is neither FOCUS (with ChargePeriodStart and EffectiveCost)"
                 " nor an AWS CUR (with lineItem/UsageStartDate and lineItem/UnblendedCost)."
             )
-        return BilledRows(name.rpartition("/")[2], form, _gathered(name, reader, columns, form))
+        charges = _gathered(name, reader, columns, form)
+        if not charges:
+            raise ConfigError(
+                f"--invoice: {name}: no row of it names an instance type: is it of the account"
+                " with the nodes, and has it SkuPriceDetails (FOCUS) or product/instanceType (CUR)?"
+            )
+        return BilledRows(name.rpartition("/")[2], form, charges)
     except csv.Error as error:
         raise ConfigError(f"--invoice: {name}: is no CSV: {error}") from error
 
@@ -116,6 +130,8 @@ def _gathered(
         cells = {name: row.get(column) or "" for name, column in columns.items()}
         try:
             found = charge(cells)
+            if found is not None:
+                _check_currency(cells)
         except ValueError as error:
             raise ConfigError(f"--invoice: {name}, line {reader.line_num}: {error}") from error
         if found is not None:
@@ -127,6 +143,15 @@ def _gathered(
 
 
 Found = tuple[tuple[str, date], float, float | None]
+
+
+def _check_currency(cells: Mapping[str, str]) -> None:
+    for column in ("billingcurrency", "lineitemcurrencycode"):
+        if (currency := cells.get(column, "") or "USD") != "USD":
+            raise ValueError(
+                f"it is in {currency[:10]}, and the ledger in USD: export it in USD, or convert its"
+                " cost columns"
+            )
 
 
 def _cur(cells: Mapping[str, str]) -> Found | None:
@@ -207,30 +232,42 @@ def _number(text: str) -> float:
 
 
 def compare(billed: BilledRows, facts: Facts, gpu_counts: Mapping[str, float]) -> Invoice:
-    """Types and days that the ledger and the invoice have, and why they differ."""
-    ledger: dict[tuple[str, date], float] = {}
-    nodes: defaultdict[tuple[str, date], float] = defaultdict(float)
-    types = {(it.cluster, it.name): it for it in facts.nodes}
+    """Types and days that the ledger and the invoice have, and why they differ.
+
+    Raises ConfigError if they have no whole day in common.
+    """
+    ledger: defaultdict[tuple[str, date], float] = defaultdict(float)
+    hours: dict[tuple[str, date], float | None] = {}
+    nodes = {(it.cluster, it.name): it for it in facts.nodes}
     for name, days in facts.node_usd.items():
-        node = types.get(name)
-        kind = node.instance_type.casefold() if node is not None else ""
+        node = nodes.get(name)
+        kind = facts.node_types.get(name, "").casefold()
+        price = None if node is None else _node_price(facts, node.gpu_model, node.capacity_type)
+        count = gpu_counts.get(kind)
         for day, usd in days.items():
             of = kind, date.fromordinal(day)
-            ledger[of] = ledger.get(of, 0.0) + usd
-            price = None if node is None else _node_price(facts, node.gpu_model, node.capacity_type)
-            count = gpu_counts.get(kind)
-            if price and count:
-                nodes[of] += usd / (price * count)
+            ledger[of] += usd
+            before = hours.get(of, 0.0)
+            hours[of] = (
+                before + usd / (price * count) if before is not None and price and count else None
+            )
     # Of the first and the last day the ledger may have a part, and the invoice has all.
     seen = [day for day in sorted({day for _, day in ledger}) if _is_whole(day, facts)]
-    ledger = {it: usd for it, usd in ledger.items() if it[1] in seen}
+    billed_days = sorted({day for _, day in billed.charges})
+    if not set(seen) & set(billed_days):
+        have = f"{seen[0]} to {seen[-1]}" if seen else "none"
+        raise ConfigError(
+            f"--invoice: {billed.file} is of {billed_days[0]} to {billed_days[-1]} and the report's"
+            f" whole days (UTC) are {have}: give --from and --to of the invoice."
+        )
+    ledger = defaultdict(float, {it: usd for it, usd in ledger.items() if it[1] in seen})
     charges = {
         (kind, day): it
         for (kind, day), it in billed.charges.items()
         if (kind in gpu_counts or any(kind == other for other, _ in ledger)) and day in seen
     }
     rows = [
-        _row(kind, day, charges.get((kind, day)), ledger.get((kind, day)), nodes.get((kind, day)))
+        _row(kind, day, charges.get((kind, day)), ledger.get((kind, day)), hours.get((kind, day)))
         for kind, day in sorted(ledger.keys() | charges.keys())
     ]
     kinds = sorted({row.instance_type for row in rows})
@@ -283,8 +320,8 @@ def _row(
 def _whole(kind: str, rows: list[Billed]) -> Billed:
     invoice = _sum(row.invoice_usd for row in rows)
     ledger = _sum(row.ledger_usd for row in rows)
-    billed_hours = _sum(row.invoice_hours for row in rows)
-    hours = _sum(row.ledger_hours for row in rows)
+    billed_hours = _all(row.invoice_hours for row in rows if row.invoice_usd is not None)
+    hours = _all(row.ledger_hours for row in rows if row.ledger_usd is not None)
     factor = invoice / ledger if invoice is not None and ledger else None
     return Billed(
         instance_type=kind,
@@ -301,6 +338,13 @@ def _whole(kind: str, rows: list[Billed]) -> Billed:
 def _sum(values: Iterator[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) if known else None
+
+
+def _all(values: Iterator[float | None]) -> float | None:
+    """Their sum; not known where one of them is not."""
+    every = list(values)
+    known = [value for value in every if value is not None]
+    return sum(known) if every and len(known) == len(every) else None
 
 
 def _reason(

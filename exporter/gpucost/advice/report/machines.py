@@ -122,6 +122,17 @@ def node_usd(asker: Asker) -> dict[tuple[str, str], dict[int, float]]:
     return {node: dict(days) for node, days in found.items()}
 
 
+def node_types(asker: Asker) -> dict[tuple[str, str], str]:
+    """The instance type of every node of the range; of one that came again as another, the last."""
+    last: dict[tuple[str, str], tuple[float, str]] = {}
+    for rows in asker.hourly(ask.NODE_TYPES, ""):
+        for row in rows:
+            cluster, node, instance_type = labels(row, "cluster, node, instance_type")
+            seen = row.points[-1][0], instance_type
+            last[cluster, node] = max(last.get((cluster, node), seen), seen)
+    return {node: instance_type for node, (_, instance_type) in last.items()}
+
+
 def pending(
     asker: Asker, peaks: Mapping[Workload, Mapping[str, float]]
 ) -> tuple[Pending, ...] | None:

@@ -67,6 +67,7 @@ def observe(
         floors=fold.floors(whole_hours),
         days=_scaled(fold.days, sum(line.total_usd for line in lines) / seen if seen else 1.0),
         node_usd=node_usd,
+        node_types=machines.node_types(asker) if by_node else {},
         notes=tuple(asker.notes),
         zone=str(zone),
     )

@@ -124,6 +124,9 @@ NODE_FIRST = Question(_NODE_LEDGERS.replace("$seen", "min"), "")
 """What the exporters' own counters, which never fall, ended and began an hour with: many series,
 so they are asked only where nodes are asked for, and an hour at once."""
 
+NODE_TYPES = Question(
+    "group by (cluster, node, instance_type) (last_over_time(gpucost_node_info{$match}[1h]))", ""
+)
 PRICE = Question(
     "avg by (cluster, node, gpu_model, capacity_type) ("
     "last_over_time(gpucost_gpu_price_usd_per_hour{$match}[1d]))",
