@@ -63,19 +63,19 @@ pictures: ## every Grafana board drawn from a played day: .cache/pictures/*.png
 
 .PHONY: slow
 slow: ready ## the tests that take minutes: a price list of 2 GB, an exporter that is stopped for minutes
-	$(PY) -m pytest -m slow --ignore tests/integration/test_rulers.py
+	$(PY) -m pytest -m slow --ignore tests/integration/test_rulers.py --ignore tests/integration/test_vmalert.py
 
 .PHONY: rulers
-rulers: ## the rules on Prometheus 2 and 3 and VictoriaMetrics, which must say the same (Go >= 1.26)
-	@scripts/bootstrap.sh python prometheus victoriametrics
-	$(PY) -m pytest -m slow tests/integration/test_rulers.py
+rulers: ## the rules on Prometheus 2 and 3 and VictoriaMetrics, and vmalert that pages (Go >= 1.26)
+	@scripts/bootstrap.sh python prometheus alertmanager victoriametrics
+	$(PY) -m pytest -m slow tests/integration/test_rulers.py tests/integration/test_vmalert.py
 
 .PHONY: deaths
 deaths: ready ## a thousand random deaths of the exporter, and a stop of minutes: half an hour
 	GPUCOST_KILLS=1000 $(PY) -m pytest -m 'slow or not slow' tests/integration/test_deaths.py
 
 .PHONY: mutants
-mutants: ## whether the rules' tests miss every side of every `or` (a quarter of an hour)
+mutants: ## whether the rules' tests miss every side of every `or` and every condition
 	@scripts/bootstrap.sh python prometheus
 	PYTHONPATH=tests:scripts $(PY) tests/mutate_rules.py
 

@@ -1,10 +1,10 @@
-"""Take each side of each `or` out of the rules, one at a time, and see whether a test misses it.
+"""Take each side of each `or`, and each condition, out of the rules, and see which no test misses.
 
-    mutate_rules.py [--only WORD]      prints the sides that no test misses; exit 1 if there are any
+    mutate_rules.py [--only WORD]      prints what no test misses; exit 1 if there is any
 
-A side is taken out by `and on () (vector(0) > 1)`, which nothing passes. Only an `or` that begins a
-line is known. Each is tried with the tests that load its file, its own first, until one fails: a
-quarter of an hour on two processors.
+One at a time. A side is taken out by `and on () (vector(0) > 1)`, which nothing passes; a condition
+(`and ...`, `unless ...`) is left out. Each is tried with the tests that load its file, its own
+first, until one fails.
 """
 
 from __future__ import annotations
@@ -28,52 +28,78 @@ from render_rules import RULES, read_settings, rendered
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+EXPRESSION = re.compile(r"(?m)^        expr: (?P<expr>.*\n(?:          .*\n)*)")
 ANNOTATIONS = re.compile(r"(?m)^        annotations:\n(?:          .*\n)+")
 NOTHING = "(vector(0) > 1)"
-OR = re.compile(r"(?P<indent> +)or(?P<on> on \([^)]*\))?(?P<rest> .*)?")
+TOKEN = re.compile(
+    r"""(?P<skip>\s*#.*|"(?:[^"\\]|\\.)*"|'[^']*')|(?P<word>[\w:]+)|(?P<sign>[(){},])"""
+)
+ON = re.compile(r"\s*on \([^)]*\)")
 
 
 class Mutant(NamedTuple):
-    """A rule file without one side of an `or`."""
+    """A rule file without one of its parts."""
 
     file: str
     line: int
-    side: str
+    part: str
     text: str
 
 
 def mutants(file: str, text: str) -> Iterator[Mutant]:
-    """Two for each `or`."""
-    lines = text.splitlines()
-    for number, line in enumerate(lines):
-        if found := OR.fullmatch(line):
-            indent, on, rest = found["indent"], found["on"] or "", (found["rest"] or "").strip()
-            for side, instead in (
-                ("left", f"{indent}and on () {NOTHING} or{on} {rest}"),
-                ("right", f"{indent}or{on} {NOTHING} and on () {rest}"),
-            ):
-                changed = [*lines[:number], instead, *lines[number + 1 :]]
-                yield Mutant(file, number + 1, side, "\n".join(changed) + "\n")
+    """Two for each `or`, one for each `and` and `unless` of the expressions."""
+    for rule in EXPRESSION.finditer(text):
+        tokens = [it for it in TOKEN.finditer(text, *rule.span("expr")) if not it["skip"]]
+        for number, token in enumerate(tokens):
+            if token[0] in ("or", "and", "unless"):
+                line = text.count("\n", 0, token.start()) + 1
+                for part, changed in changes(text, tokens[number:], rule.end("expr") - 1):
+                    yield Mutant(file, line, part, changed)
+
+
+def changes(text: str, tokens: list[re.Match[str]], end: int) -> Iterator[tuple[str, str]]:
+    """What is taken out at the first of these tokens, and the file without it."""
+    first = tokens[0]
+    before, after = text[: first.start()], text[first.end() :]
+    if first[0] == "or":
+        on = found[0] if (found := ON.match(after)) else ""
+        yield "left side", f"{before}and on () {NOTHING} or{after}"
+        yield "right side", f"{before}or{on} {NOTHING} and on (){after[len(on) :]}"
+    else:
+        yield f"`{first[0]}`", before + text[operand_end(tokens[1:], end) :]
+
+
+def operand_end(tokens: list[re.Match[str]], end: int) -> int:
+    """Where the operand ends that begins here: before the next operator of sets around it."""
+    depth = 0
+    for token in tokens:
+        depth += {"(": 1, "{": 1, ")": -1, "}": -1}.get(token[0], 0)
+        if depth < 0 or (depth == 0 and token[0] in ("or", "and", "unless", ",")):
+            return token.start()
+    return end
 
 
 def pack() -> dict[str, str]:
-    """The rule files as the tests of behaviour have them."""
+    """The rule files, those that settings change for the settings of the tests."""
     texts = {path.name: path.read_text() for path in RULES.glob("*.yaml")}
     settings = read_settings(RULES / "settings/tests.yaml")
     full = rendered(settings, sorted(RULES.glob("*.yaml")))
-    texts |= {"scaling.yaml": full["scaling.yaml"], "all": full["settings.yaml"]}
-    return {name: ANNOTATIONS.sub("", text) for name, text in texts.items()}
+    return texts | {"scaling.yaml": full["scaling.yaml"], "all": full["settings.yaml"]}
 
 
 def write(folder: Path, texts: dict[str, str]) -> None:
-    """The pack beside its tests."""
+    """The pack beside its tests of behaviour, which know it without words."""
     (folder / "tests/settings").mkdir(parents=True)
     for name, text in texts.items():
-        place = "tests/settings/all.yaml" if name == "all" else name
-        (folder / place).write_text(text)
+        (folder / "tests" / place_of(name)).write_text(ANNOTATIONS.sub("", text))
     for path in (RULES / "tests").glob("*.yaml"):
         if not path.name.startswith("words-"):
             shutil.copy(path, folder / "tests")
+
+
+def place_of(file: str) -> str:
+    """A rule file's path from the tests."""
+    return "settings/all.yaml" if file == "all" else f"../{file}"
 
 
 def tests_of(file: str) -> list[str]:
@@ -82,7 +108,7 @@ def tests_of(file: str) -> list[str]:
         path
         for path in (RULES / "tests").glob("*.yaml")
         if not path.name.startswith("words-")
-        and f"../{file}" in yaml.safe_load(path.read_text())["rule_files"]
+        and place_of(file) in yaml.safe_load(path.read_text())["rule_files"]
     ]
     return [
         path.name for path in sorted(found, key=lambda it: (it.name != file, it.stat().st_size))
@@ -90,7 +116,7 @@ def tests_of(file: str) -> list[str]:
 
 
 def missed(mutant: Mutant, texts: dict[str, str]) -> bool:
-    """Whether a test fails without that side."""
+    """Whether a test fails without that part."""
     return fails(mutant.file, {**texts, mutant.file: mutant.text})
 
 
@@ -99,7 +125,7 @@ def fails(file: str, texts: dict[str, str]) -> bool:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder, texts)
-        promtool("check", folder / file).check_returncode()
+        promtool("check", folder / "tests" / place_of(file)).check_returncode()
         tests = (folder / "tests" / test for test in tests_of(file))
         return any(promtool("test", test).returncode for test in tests)
 
@@ -112,19 +138,19 @@ def promtool(what: str, file: Path) -> subprocess.CompletedProcess[bytes]:
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(description="Do the tests miss a side of an `or`?")
+    parser = argparse.ArgumentParser(description="Do the tests miss every part of the rules?")
     parser.add_argument("--only", default="", help="rule files whose name has this")
     only = parser.parse_args().only
     texts = pack()
     every = [it for file in sorted(texts) if only in file for it in mutants(file, texts[file])]
     if any(fails(file, texts) for file in {it.file for it in every}):
-        sys.exit("tests fail with every side in its place: run scripts/check_rules.sh")
+        sys.exit("tests fail with every part in its place: run scripts/check_rules.sh")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         answers = list(pool.map(lambda it: missed(it, texts), every))
     unseen = [it for it, seen in zip(every, answers, strict=True) if not seen]
     for it in unseen:
-        print(f"rules/{it.file}:{it.line}: nothing misses the {it.side} side")
-    print(f"{len(every) - len(unseen)} of {len(every)} sides are missed by a test")
+        print(f"rules/{it.file}:{it.line}: nothing misses the {it.part}")
+    print(f"{len(every) - len(unseen)} of {len(every)} parts are missed by a test")
     return 1 if unseen else 0
 
 

@@ -23,7 +23,7 @@ from msgspec import Struct
 from programs import program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
 Labels = tuple[tuple[str, str], ...]
@@ -139,6 +139,12 @@ class Prometheus:
         values: list[str] = json.loads(text)["data"]
         return values
 
+    def rules(self) -> list[dict[str, Any]]:
+        """The rules that it evaluates, with how the last evaluation of each went."""
+        status, text = self._ask("GET", "/api/v1/rules", b"", {})
+        assert status == 200, text
+        return [rule for group in json.loads(text)["data"]["groups"] for rule in group["rules"]]
+
     def _ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, str]:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
@@ -173,7 +179,7 @@ def prometheus(
     It is the tests' own unless another is named.
     """
     (directory / "prometheus.yml").write_text(_CONFIG)
-    port = _free_port()
+    port = free_port()
     command = [
         executable or program("prometheus"),
         f"--config.file={directory}/prometheus.yml",
@@ -184,16 +190,19 @@ def prometheus(
         "--query.lookback-delta=5m",
         "--log.level=warn",
     ]
-    with _running(command, directory / "log", Prometheus(port)) as it:
+    it = Prometheus(port)
+    with running(command, directory / "log", it.ready):
         yield it
 
 
 @contextmanager
-def victoria_metrics(directory: Path) -> Iterator[Prometheus]:
+def victoria_metrics(
+    directory: Path, executable: str = "", options: Sequence[str] = ()
+) -> Iterator[Prometheus]:
     """Run a VictoriaMetrics, which takes and answers what a Prometheus does, but for its engine."""
-    port = _free_port()
+    port = free_port()
     command = [
-        program("victoria-metrics"),
+        executable or program("victoria-metrics"),
         f"-storageDataPath={directory}/data",
         f"-httpListenAddr=127.0.0.1:{port}",
         "-retentionPeriod=20y",
@@ -201,12 +210,15 @@ def victoria_metrics(directory: Path) -> Iterator[Prometheus]:
         "-search.latencyOffset=0s",
         "-search.maxStalenessInterval=5m",
         "-loggerLevel=WARN",
+        *options,
     ]
-    with _running(command, directory / "log", VictoriaMetrics(port)) as it:
+    it = VictoriaMetrics(port)
+    with running(command, directory / "log", it.ready):
         yield it
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -214,17 +226,18 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _running(command: Sequence[str], log_file: Path, it: Prometheus) -> Iterator[Prometheus]:
+def running(command: Sequence[str], log_file: Path, ready: Callable[[], bool]) -> Iterator[None]:
+    """Run a program, from when it is ready to when it has ended."""
     with log_file.open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
             deadline = time.monotonic() + START_SECONDS
-            while not it.ready():
+            while not ready():
                 said = log_file.read_text()
                 assert process.poll() is None, said
                 assert time.monotonic() < deadline, said
                 time.sleep(0.1)
-            yield it
+            yield
         finally:
             process.terminate()
             try:

@@ -74,6 +74,7 @@ PROMETHEUS = Module("prometheus", tags="remove_all_sd,enable_kubernetes_sd")
 KEDA = Module("keda", settings=("github.com/kedacore/keda/v2/version.Version=2.21.0",))
 PROMETHEUS_OPERATOR = Module("prometheus-operator")
 ALERTMANAGER = Module("alertmanager")
+VICTORIAMETRICS = Module("victoriametrics")
 ACTIONLINT = Module("actionlint")
 
 FOR_CLUSTER = (ETCD, KUBERNETES, COREDNS, HELM)

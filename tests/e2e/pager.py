@@ -20,9 +20,9 @@ class Pager:
     (https://prometheus.io/docs/alerting/latest/configuration/#webhook_config).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = NODE_ADDRESS) -> None:
         self._alerts: list[dict[str, Any]] = []
-        self._server = HTTPServer((NODE_ADDRESS, 0), self._handler())
+        self._server = HTTPServer((address, 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever)
 
     def __enter__(self) -> Self:
@@ -36,8 +36,8 @@ class Pager:
 
     @property
     def url(self) -> str:
-        """As pods reach it."""
-        return f"http://{NODE_ADDRESS}:{self._server.server_port}/"
+        """As pods reach it, or where it was told to listen."""
+        return "http://{}:{}/".format(*self._server.server_address)
 
     def pages(self, status: str, **labels: str) -> list[dict[str, Any]]:
         """The alerts of a status, `firing` or `resolved`, that have these labels."""

@@ -249,7 +249,8 @@ def test_raw_series_are_asked_for_a_node_or_workload_only_or_are_one_a_node(
 
 
 def check_link(address: str) -> None:
-    parts = urlsplit(re.sub(r"\$\{[^}]*\}|\{\{[^}]*\}\}", "x", address))
+    whole = re.sub(r"\{\{ (with [^}]*|end) \}\}", "", address)
+    parts = urlsplit(re.sub(r"\$\{[^}]*\}|\{\{[^}]*\}\}", "x", whole))
     uid = parts.path.removeprefix("/d/")
     assert uid in BOARDS, address
     known = {it["name"] for it in BOARDS[uid]["templating"]["list"]}

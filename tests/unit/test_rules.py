@@ -32,6 +32,9 @@ RECORDED = {rule["record"] for rule in RECORDS}
 OTHERS = {"up", "kube_node_status_allocatable", "litellm_spend_metric_total"}
 """Series of Prometheus itself, of kube-state-metrics and of LiteLLM."""
 
+NODES_OF_OTHERS = {"GpucostExporterDown", "GpucostAllExportersDown"}
+"""Alerts that ask others of nodes, who may not call their cluster as the exporter does."""
+
 
 def expressions() -> list[tuple[str, str]]:
     """Every expression of a rule, by the rule's name."""
@@ -68,6 +71,11 @@ def test_an_alert_has_words_links_and_a_severity() -> None:
         assert notes["dashboard_url"].startswith("/d/gpucost-")
         # What is sent as money is printed as money, never as 12.3k or 2.1m.
         assert not re.search(r"\$value \| humanize \}\}|\{\{ \$value \}\} USD", str(notes)), name
+        if "Budget" not in name and name != "GpucostAllExportersDown":  # those are of no cluster
+            assert notes["description"].startswith("{{ with $labels.cluster }}{{ . }}: {{ end -}}")
+            assert "var-cluster={{ . | urlquery }}{{ end }}" in notes["dashboard_url"], name
+        # A label that is not there is nothing at all to vmalert: `%q` of it is no PromQL.
+        assert not re.search(r"(?<!or )\$labels\.(cluster|node_pool) [^}]*query", str(notes)), name
         if name != "GPUBudgetSpent":  # its series carry the severity of their share
             assert alert["labels"]["severity"] in {"critical", "warning", "info"}
 
@@ -80,11 +88,11 @@ def test_rules_are_written_so_that_they_hold_everywhere(name: str, expression: s
         # Targets and API prices of the settings are for a workload in whatever cluster.
         settings = name in ("GPUCostPerRequestHigh", "workload:gpucost_api_cost_usd:rate5m")
         # A ledger is told by its node and its start; kube-state-metrics may lack the label.
-        told = {"node", "ledger"} <= labels or (name, labels) == ("GpucostExporterDown", {"node"})
+        told = {"node", "ledger"} <= labels or (name in NODES_OF_OTHERS and labels == {"node"})
         assert apart or settings or told, f"{name}: on ({matching}) mixes clusters"
     for selected in re.findall(r"\bby \(([^)]+)\)", expression):
         labels = {label.strip() for label in selected.split(",")}
-        told = {"node", "ledger"} <= labels or (name, labels) == ("GpucostExporterDown", {"node"})
+        told = {"node", "ledger"} <= labels or (name in NODES_OF_OTHERS and labels == {"node"})
         assert "cluster" in labels or labels == {"month"} or told, (
             f"{name}: by ({selected}) drops cluster"
         )
