@@ -1,4 +1,4 @@
-"""Receives what a real Alertmanager sends to a webhook."""
+"""Receives what is posted to a webhook, by pods."""
 
 from __future__ import annotations
 
@@ -13,15 +13,11 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-class Pager:
-    """Keeps every alert of every notification, in the order in which they came.
-
-    The format is Alertmanager's webhook payload, version 4
-    (https://prometheus.io/docs/alerting/latest/configuration/#webhook_config).
-    """
+class Webhook:
+    """Keeps every document that was posted to it, in the order in which they came."""
 
     def __init__(self, address: str = NODE_ADDRESS) -> None:
-        self._alerts: list[dict[str, Any]] = []
+        self.posted: list[dict[str, Any]] = []
         self._server = HTTPServer((address, 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever)
 
@@ -39,21 +35,13 @@ class Pager:
         """As pods reach it, or where it was told to listen."""
         return "http://{}:{}/".format(*self._server.server_address)
 
-    def pages(self, status: str, **labels: str) -> list[dict[str, Any]]:
-        """The alerts of a status, `firing` or `resolved`, that have these labels."""
-        return [
-            each
-            for each in list(self._alerts)
-            if each["status"] == status and labels.items() <= each["labels"].items()
-        ]
-
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        alerts = self._alerts
+        posted = self.posted
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                alerts.extend(json.loads(body)["alerts"])
+                posted.append(json.loads(body))
                 self.send_response(200)
                 self.end_headers()
 
@@ -61,3 +49,20 @@ class Pager:
                 """Say nothing."""
 
         return Handler
+
+
+class Pager(Webhook):
+    """What a real Alertmanager sends.
+
+    The format is Alertmanager's webhook payload, version 4
+    (https://prometheus.io/docs/alerting/latest/configuration/#webhook_config).
+    """
+
+    def pages(self, status: str, **labels: str) -> list[dict[str, Any]]:
+        """The alerts of a status, `firing` or `resolved`, that have these labels."""
+        return [
+            each
+            for notification in list(self.posted)
+            for each in notification["alerts"]
+            if each["status"] == status and labels.items() <= each["labels"].items()
+        ]
