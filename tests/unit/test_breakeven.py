@@ -72,6 +72,19 @@ def test_and_what_the_work_needs_of_many() -> None:
     assert TO_ZERO.hourly(demand(32.0)) == pytest.approx(10.0)
 
 
+@given(st.floats(1.0, 1e3))
+def test_at_a_rate_that_does_not_change_scaling_saves_nothing(rate: float) -> None:
+    """Replicas of one's own are whole, and under load the first one never sleeps."""
+    assert TO_ZERO.hourly(demand(rate)) == pytest.approx(DEDICATED.hourly(demand(rate)))
+
+
+def test_steps_of_whole_replicas_are_no_crossings() -> None:
+    """Serverless seconds at 1.5 times the price: each next replica is dearer until it is used."""
+    way = Serverless("serverless", ServerlessPrice("cloud", "L4", 1.5 / 3600), 0.0)
+    [only] = compared([DEDICATED, way], demand(1.0)).crossings
+    assert (only.before, only.after) == ("serverless", "dedicated")
+
+
 @given(st.floats(1e-7, 1e3))
 def test_a_single_replica_is_never_up_for_more_than_all_of_the_time(rate: float) -> None:
     to_zero = replace(TO_ZERO, cold_start_seconds=0.0)

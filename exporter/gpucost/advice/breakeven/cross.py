@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from math import ceil, log10
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from msgspec import Struct
 from gpucost.sizing.offers import HOURS_PER_MONTH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from gpucost.advice.breakeven.demand import Demand
     from gpucost.advice.breakeven.ways import Way
@@ -21,6 +21,9 @@ SPAN = 1e4
 """How many times fewer and more requests than there are, are looked at."""
 
 _PER_DECADE = 40
+
+_BRIEF = round(_PER_DECADE * log10(2))
+"""Of those rates, a doubling: what is cheapest for less is a step."""
 
 
 class Cost(Struct, frozen=True):
@@ -69,11 +72,11 @@ def compared(ways: Sequence[Way], demand: Demand) -> Outcome:
     rates = _rates(middle / SPAN, middle * SPAN)
     at = [demand.at(rate) for rate in rates]
     curves = tuple(Curve(way, tuple(_monthly(way, it) for it in at)) for way in ways)
-    crossings: list[Crossing] = []
-    cheapest = [
+    crossings = []
+    cheapest = _without_steps(
         min(range(len(ways)), key=lambda n, k=k: curves[n].usd_per_month[k])  # type: ignore[misc]
         for k in range(len(rates))
-    ]
+    )
     for number in range(1, len(rates)):
         before, after = ways[cheapest[number - 1]], ways[cheapest[number]]
         if before is not after:
@@ -95,6 +98,23 @@ def compared(ways: Sequence[Way], demand: Demand) -> Outcome:
         rates,
         curves,
     )
+
+
+def _without_steps(cheapest: Iterable[int]) -> list[int]:
+    """The cheapest way at each rate, but for those that are it only briefly.
+
+    Whole replicas come in steps: where one more has just come, another way may be the cheapest
+    until it is used.
+    """
+    runs = [[it, len(list(run))] for it, run in groupby(cheapest)]
+    kept: list[list[int]] = []
+    for number, (it, length) in enumerate(runs):
+        within = 0 < number < len(runs) - 1 and length < _BRIEF
+        if kept and (it == kept[-1][0] or within):
+            kept[-1][1] += length
+        else:
+            kept.append([it, length])
+    return [it for it, length in kept for _ in range(length)]
 
 
 def cost(way: Way, demand: Demand) -> Cost:

@@ -4,7 +4,8 @@ Requests come at random (Poisson) within an hour. A replica that is there for a 
 `whole` seconds, its start and its waiting for another included, and that each further request keeps
 for `stay` seconds, is up for 1 - 1 / (rate x (whole - stay) + exp(rate x stay)) of the time: busy
 and idle periods of a queue in which nobody waits (M/G/inf), the first request of one being longer.
-Under load, as many are up as the work needs.
+Under load, as many are up as the work needs: an autoscaler's are whole ones, a provider's come and
+go by the second.
 """
 
 from __future__ import annotations
@@ -111,7 +112,9 @@ class ScaledToZero(Struct, frozen=True):
         """USD an hour, over all hours."""
         stay = demand.replica.seconds + self.idle_seconds
         whole = self.cold_start_seconds + stay
-        return _up(demand, stay, whole, self.headroom) * self.usd_per_hour
+        each = demand.replica.requests_per_second * self.headroom
+        up = (max(_replicas(rate / each), _there(rate, stay, whole)) for rate in demand.hours)
+        return sum(up) / len(demand.hours) * self.usd_per_hour
 
 
 class Serverless(Struct, frozen=True):
@@ -131,7 +134,10 @@ class Serverless(Struct, frozen=True):
         if price.granularity_seconds:
             whole = ceil(whole / price.granularity_seconds - 1e-9) * price.granularity_seconds
         whole = max(whole, price.minimum_seconds or 0.0)
-        return _up(demand, stay, whole, 1.0) * 3600 * price.usd_per_second * replica.gpus
+        each = replica.requests_per_second
+        up = (max(rate / each, _there(rate, stay, whole)) for rate in demand.hours)
+        seconds = 3600 * sum(up) / len(demand.hours)
+        return seconds * price.usd_per_second * replica.gpus
 
 
 class Api(Struct, frozen=True):
@@ -152,11 +158,9 @@ class Api(Struct, frozen=True):
 Way = Dedicated | ScaledToZero | Serverless | Api
 
 
-def _up(demand: Demand, stay: float, whole: float, headroom: float) -> float:
-    """Replicas that are up in the mean over all hours."""
-    each = demand.replica.requests_per_second * headroom
-    up = (max(rate / each, _there(rate, stay, whole)) for rate in demand.hours)
-    return sum(up) / len(demand.hours)
+def _replicas(needed: float) -> float:
+    """Whole ones, from the second on; one alone is there as long as it is needed."""
+    return float(ceil(needed - 1e-9)) if needed > 1 else needed
 
 
 _CERTAIN = 50.0
@@ -170,30 +174,34 @@ def _there(rate: float, stay: float, whole: float) -> float:
     return 1 - 1 / (rate * (whole - stay) + exp(rate * stay))
 
 
-def _said_by(source: Source) -> str:
-    day = "" if source.day == NO_DAY else f" of {source.day}"
-    return f"source{day}: {source.origin}"
-
-
 def serverless_notes(price: ServerlessPrice, today: date) -> tuple[str, ...]:
     """What to know of a row."""
-    notes = [stale(price.sources, today, STALE_DAYS), *map(_said_by, price.sources)]
-    if price.cold_start_seconds is None:
-        notes.append("its cold start is not known and not in it")
-    if price.covers == "gpu":
-        notes.append("processors and memory are billed besides")
-    return tuple(filter(None, notes))
+    return _notes(
+        price.sources,
+        today,
+        (price.cold_start_seconds is None, "its cold start is not known and not in it"),
+        (price.covers == "gpu", "processors and memory are billed besides"),
+    )
 
 
 def api_notes(price: ApiPrice, tokens: Tokens, batch_part: float, today: date) -> tuple[str, ...]:
     """What to know of a row."""
-    notes = [stale(price.sources, today, STALE_DAYS), *map(_said_by, price.sources)]
-    if tokens.cached and price.cached_input is None:
-        notes.append("cached tokens at full price: it has none for them")
-    if batch_part and price.batch_discount is None:
-        notes.append("no discount of batches is known")
-    if price.context is not None and tokens.whole > price.context:
-        notes.append(f"takes no more than {price.context:,.0f} tokens")
-    if price.retires:
-        notes.append(f"retires on {price.retires}")
-    return tuple(filter(None, notes))
+    small = price.context is not None and tokens.whole > price.context
+    return _notes(
+        price.sources,
+        today,
+        (
+            tokens.cached and price.cached_input is None,
+            "cached tokens at full price: it has none for them",
+        ),
+        (batch_part and price.batch_discount is None, "no discount of batches is known"),
+        (small, f"takes no more than {price.context or 0:,.0f} tokens"),
+        (price.retires, f"retires on {price.retires}"),
+    )
+
+
+def _notes(sources: tuple[Source, ...], today: date, *more: tuple[object, str]) -> tuple[str, ...]:
+    """How old a row is and whose word, and of the rest what is so."""
+    said = (f"source{'' if it.day == NO_DAY else f' of {it.day}'}: {it.origin}" for it in sources)
+    rest = (words for is_so, words in more if is_so)
+    return tuple(filter(None, (stale(sources, today, STALE_DAYS), *said, *rest)))
