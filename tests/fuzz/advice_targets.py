@@ -5,7 +5,8 @@ from __future__ import annotations
 from gpucost.advice.answer import parse_answer
 from gpucost.advice.report import invoice
 from gpucost.sizing import facts
-from gpucost.sizing.shapes import known_shapes, shape_of_config
+from gpucost.sizing.config_json import shape_of_config
+from gpucost.sizing.shapes import known_shapes
 
 
 def parse_facts(data: bytes) -> None:

@@ -306,7 +306,7 @@ TARGETS = {
     "shape": Target(
         advice_targets.parse_shape,
         (ShapeError,),
-        tuple(f"sizing/shapes.py:{it}" for it in ("shape_of_config", "_first", "_needed")),
+        ("sizing/config_json.py",),
     ),
     "prometheus": Target(advice_targets.parse_prometheus, (AnswerError,), ("advice/answer.py",)),
     "invoice": Target(

@@ -18,7 +18,7 @@ from gpucost.sizing.engines import ENGINES
 from gpucost.sizing.gpus import gpu_speeds
 from gpucost.sizing.inference import Request, Service, served
 from gpucost.sizing.precision import PRECISIONS
-from gpucost.sizing.recommend import OTHERS
+from gpucost.sizing.recommend_serving import OTHERS
 from gpucost.sizing.shapes import known_shapes
 from programs import ROOT
 from promql_names import metrics_of

@@ -138,6 +138,27 @@ def test_a_config_json_is_as_good_as_a_name(
     assert by_file["fits"] == by_name["fits"]
 
 
+def test_weights_are_what_the_config_json_says_unless_a_flag_does(
+    capsys: pytest.CaptureFixture[str], catalogue: str, tmp_path: Path
+) -> None:
+    quantized = {**LLAMA_8B, "quantization_config": {"quant_method": "awq", "bits": 4}}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(quantized))
+    flags = ("inference", "--model", str(path), "--batch", "4", "--catalogue", catalogue)
+    assert recommended(capsys, *flags)["precision"] == "int4"
+    assert recommended(capsys, *flags, "--precision", "bf16")["precision"] == "bf16"
+
+
+def test_a_region_that_no_list_names_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("recommend", "inference", "--model", "Llama-3.1-8B", "--batch", "4")
+    assert main([*flags, "--region", "us-esat-1"]) == 0
+    said = capsys.readouterr()
+    assert "no list names `us-esat-1`" in said.err
+    assert "aws" not in said.out
+    assert main([*flags, "--region", "us-east-1"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_ones_own_prices_stand_in_for_a_list(capsys: pytest.CaptureFixture[str]) -> None:
     found = recommended(
         capsys, "inference", "--parameters", "7B", "--batch", "4", "--price", "L40S=1.2",

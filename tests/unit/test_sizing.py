@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,20 +16,23 @@ from gpucost.sizing.inference import (
     Service,
     divides,
     fits,
-    kv_bytes_per_token,
+    kv_bytes,
     memory,
     served,
 )
 from gpucost.sizing.precision import PRECISIONS, tera_per_second
 from gpucost.sizing.shapes import (
-    ShapeError,
     find_shape,
     known_shapes,
-    shape_of_config,
     shape_of_parameters,
 )
-from gpucost.sizing.training import TRAINERS, Job, trained, training_memory
-from model_configs import LLAMA_8B
+from gpucost.sizing.training import (
+    TRAINERS,
+    Job,
+    between_machines_gb_s,
+    trained,
+    training_memory,
+)
 
 GPUS = gpu_speeds(shipped_facts(), load_models())
 SHAPES = known_shapes(shipped_facts())
@@ -43,54 +44,6 @@ def service(model: str, precision: str, gpu: str, parts: int = 1, engine: str = 
 
 
 # --- Shapes --------------------------------------------------------------------------------------
-
-
-def test_a_config_json_gives_the_shape_of_the_table() -> None:
-    read = shape_of_config("Llama-3.1-8B", json.dumps(LLAMA_8B))
-    assert read == SHAPES["Llama-3.1-8B"]
-
-
-def test_a_config_json_of_a_mixture_with_latent_attention() -> None:
-    config = {
-        "model_type": "deepseek_v3", "num_hidden_layers": 61, "hidden_size": 7168,
-        "num_attention_heads": 128, "num_key_value_heads": 128, "intermediate_size": 18432,
-        "vocab_size": 129280, "v_head_dim": 128, "n_routed_experts": 256, "n_shared_experts": 1,
-        "num_experts_per_tok": 8, "moe_intermediate_size": 2048, "first_k_dense_replace": 3,
-        "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_rope_head_dim": 64,
-    }  # fmt: skip
-    assert shape_of_config("DeepSeek-V3", json.dumps(config)) == SHAPES["DeepSeek-V3"]
-
-
-def test_older_names_of_a_config_json_are_read_too() -> None:
-    config = {
-        "model_type": "gptj",
-        "n_layer": 28,
-        "n_embd": 4096,
-        "n_head": 16,
-        "vocab_size": 50400,
-    }
-    read = shape_of_config("GPT-J-6B", json.dumps(config))
-    assert (read.kv_heads, read.head_width, read.ffn, read.matrices) == (16, 256, 16384, 2)
-
-
-def test_the_text_part_of_a_model_that_sees_is_what_counts() -> None:
-    text = json.dumps({"model_type": "mllama", "text_config": LLAMA_8B})
-    assert shape_of_config("x", text).layers == 32
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("{", "is not JSON"),
-        ("[1]", "it is not an object"),
-        ("{}", "none of num_hidden_layers"),
-        (json.dumps({**LLAMA_8B, "hidden_size": -1}), "hidden_size must be a whole number"),
-        (json.dumps({**LLAMA_8B, "num_local_experts": 8}), "none of num_experts_per_tok"),
-    ],
-)
-def test_a_config_json_that_says_too_little_names_what_is_missing(text: str, said: str) -> None:
-    with pytest.raises(ShapeError, match=said):
-        shape_of_config("x", text)
 
 
 @pytest.mark.parametrize(
@@ -175,12 +128,12 @@ def test_known_misfits(model: str, precision: str, gpu: str, parts: int) -> None
     ],
 )
 def test_keys_and_values_by_the_kind_of_attention(model: str, bytes_per_token: int) -> None:
-    assert kv_bytes_per_token(service(model, "bf16", "H100-80GB")) == bytes_per_token
+    assert kv_bytes(service(model, "bf16", "H100-80GB"), 1.0) == bytes_per_token
 
 
 def test_keys_are_kept_more_than_once_on_more_gpus_than_they_have_heads() -> None:
-    eight = kv_bytes_per_token(service("Qwen3-30B-A3B", "bf16", "H100-80GB", 8))
-    four = kv_bytes_per_token(service("Qwen3-30B-A3B", "bf16", "H100-80GB", 4))
+    eight = kv_bytes(service("Qwen3-30B-A3B", "bf16", "H100-80GB", 8), 100.0)
+    four = kv_bytes(service("Qwen3-30B-A3B", "bf16", "H100-80GB", 4), 100.0)
     assert eight == 2 * four
 
 
@@ -360,7 +313,10 @@ def test_what_a_machine_takes_in_comes_by_the_links_of_all_its_gpus() -> None:
     apart = trained(job("Llama-3-70B"), TRAINERS["fsdp"], GPUS["H100-80GB"], 64, 1)
     assert together is not None
     assert apart is not None
-    assert apart.interconnect == pytest.approx(8 * together.interconnect)
+    fabric = between_machines_gb_s(GPUS["H100-80GB"], 8)
+    network = between_machines_gb_s(GPUS["H100-80GB"], 1)
+    assert apart.interconnect == pytest.approx(8 * fabric / network * together.interconnect)
+    assert between_machines_gb_s(GPUS["L40S"], 8) == network < fabric, "it has no NVLink"
 
 
 def test_adapters_are_cheaper_to_train_than_all_weights() -> None:

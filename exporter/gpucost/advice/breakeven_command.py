@@ -21,8 +21,7 @@ from gpucost.facts_files import shipped_facts
 from gpucost.sizing.engines import ENGINES
 from gpucost.sizing.facts import FactsError
 from gpucost.sizing.inference import Request, Service, memory, most_in_flight, served
-from gpucost.sizing.precision import PRECISIONS
-from gpucost.sizing.recommend import HEADROOM
+from gpucost.sizing.recommend_serving import HEADROOM
 from gpucost.sizing.shapes import find_shape, known_shapes
 
 if TYPE_CHECKING:
@@ -219,9 +218,10 @@ def _replica(
     gpu = flags.gpus(facts).get(gpu_model)
     if gpu is None:
         raise ConfigError(f"--gpu-model: the speed of {gpu_model} is not known; give --seconds.")
+    model = flags.model(given, facts)
     service = Service(
-        flags.model(given, facts),
-        PRECISIONS[given.precision],
+        model,
+        flags.precision(given, model),
         gpu,
         ENGINES[given.engine],
         given.gpus,
@@ -229,7 +229,7 @@ def _replica(
     request = Request(tokens.input, tokens.output, tokens.cached)
     if memory(service, request).requests < 1:
         raise ConfigError(
-            f"--gpus: {service.model.name} in {given.precision} does not fit on {given.gpus} x"
+            f"--gpus: {model.name} in {service.precision.name} does not fit on {given.gpus} x"
             f" {gpu_model}. `gpucost recommend inference` says what it fits on."
         )
     at_once = min(most_in_flight(service, request), given.at_once or float("inf"))

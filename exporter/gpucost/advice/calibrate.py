@@ -17,7 +17,7 @@ from gpucost.advice.histories import both
 from gpucost.sizing.engines import engine_named
 from gpucost.sizing.inference import Request, Service, divides, served
 from gpucost.sizing.precision import PRECISIONS, Precision
-from gpucost.sizing.recommend import OTHERS
+from gpucost.sizing.recommend_serving import OTHERS
 from gpucost.sizing.shapes import find_shape
 
 if TYPE_CHECKING:

@@ -13,18 +13,18 @@ from gpucost.config import ConfigError
 from gpucost.facts_files import facts_of
 from gpucost.prices import load_models, open_list, shipped
 from gpucost.pricing.names import index, is_model, plain
-from gpucost.pricing.price_list import CAPACITY_TYPES, PriceListError, parse
+from gpucost.pricing.price_list import CAPACITY_TYPES, EVERYWHERE, PriceListError, parse
+from gpucost.sizing.config_json import shape_of_config
 from gpucost.sizing.engines import DEFAULT_ENGINE, ENGINES, engine_named
 from gpucost.sizing.facts import FactsError
 from gpucost.sizing.gpus import GpuSpeed, gpu_speeds
 from gpucost.sizing.offers import Offer, Wanted, by_model, offers, own_offers
-from gpucost.sizing.precision import PRECISIONS
+from gpucost.sizing.precision import PRECISIONS, Precision
 from gpucost.sizing.shapes import (
     ModelShape,
     ShapeError,
     find_shape,
     known_shapes,
-    shape_of_config,
     shape_of_parameters,
 )
 
@@ -50,7 +50,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of a mixture of experts, of each token",
     )
-    group.add_argument("--precision", choices=sorted(PRECISIONS), default="bf16", help="of weights")
+    group.add_argument(
+        "--precision",
+        choices=sorted(PRECISIONS),
+        help="of weights (default: what the config.json says, or bf16)",
+    )
 
 
 def add_machines(parser: argparse.ArgumentParser) -> None:
@@ -138,6 +142,11 @@ def machines(given: argparse.Namespace) -> dict[str, list[Offer]]:
             "no machine of this kind has a price: loosen --gpu-model, --region, --provider or"
             " --capacity-type, or give --price. `gpucost prices list` shows what there is."
         )
+    if given.region and all(it.place == EVERYWHERE for it in found):
+        sys.stderr.write(
+            f"gpucost: --region: no list names `{given.region}`; these are prices that are the same"
+            " everywhere.\n"
+        )
     return by_model(found)
 
 
@@ -155,6 +164,11 @@ def model(given: argparse.Namespace, known: Facts) -> ModelShape:
         return _named(given.model, known)
     except (ShapeError, FactsError) as error:
         raise ConfigError(f"--model: {error}") from error
+
+
+def precision(given: argparse.Namespace, of: ModelShape) -> Precision:
+    """The precision of the flags, or what the model's weights are published in."""
+    return PRECISIONS[given.precision or of.precision or "bf16"]
 
 
 def _named(name: str, tables: Facts) -> ModelShape:

@@ -14,14 +14,8 @@ from gpucost.advice.calibrate import calibrated
 from gpucost.config import ConfigError
 from gpucost.sizing.engines import ENGINES
 from gpucost.sizing.inference import Request
-from gpucost.sizing.precision import PRECISIONS
-from gpucost.sizing.recommend import (
-    HEADROOM,
-    Ask,
-    TrainingAsk,
-    recommend_serving,
-    recommend_training,
-)
+from gpucost.sizing.recommend_serving import HEADROOM, Ask, recommend_serving
+from gpucost.sizing.recommend_training import TrainingAsk, recommend_training
 from gpucost.sizing.shapes import known_shapes
 from gpucost.sizing.training import TRAINERS, Job
 
@@ -114,9 +108,10 @@ def _inference(given: argparse.Namespace) -> int:
         raise ConfigError(f"--context: less than the mean request's {longest:g} tokens.")
     gpus = flags.gpus(facts)
     calibration = _calibration(given, facts, gpus)
+    model = flags.model(given, facts)
     ask = Ask(
-        flags.model(given, facts),
-        PRECISIONS[given.precision],
+        model,
+        flags.precision(given, model),
         ENGINES[given.engine],
         request,
         given.context or longest,
@@ -161,9 +156,10 @@ def _training(given: argparse.Namespace) -> int:
     if given.days is not None and given.tokens is None:
         raise ConfigError("--days: of how many --tokens?")
     facts = flags.facts(given)
+    model = flags.model(given, facts)
     job = Job(
-        flags.model(given, facts),
-        PRECISIONS[given.precision],
+        model,
+        flags.precision(given, model),
         given.method,
         given.sequence_length,
         checkpointed=not given.keep_activations,

@@ -9,7 +9,7 @@ from msgspec import structs
 from gpucost.advice.terminal import columns, usd
 from gpucost.pricing.price_list import day_of
 from gpucost.sizing.inference import Served
-from gpucost.sizing.recommend import OTHERS
+from gpucost.sizing.recommend_serving import OTHERS
 from gpucost.sizing.training import TRAINING_FIGURES, TRAINING_MISSED
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from datetime import date
 
     from gpucost.advice.calibrate import Calibration
-    from gpucost.sizing.recommend import Ask, Fit, LeftOut, Recommended, TrainingAsk
+    from gpucost.sizing.recommend import Fit, LeftOut, Recommended
+    from gpucost.sizing.recommend_serving import Ask
+    from gpucost.sizing.recommend_training import TrainingAsk
     from gpucost.sizing.shapes import ModelShape
 
 STALE_DAYS = 180
@@ -35,7 +37,7 @@ def serving(
     )
     lines = [what, ""]
     head = (
-        "GPU", "machine", "place", "GPUs", "a replica", "USD/month", "USD/M tokens",
+        "GPU", "machine", "place", "GPUs", "replicas", "USD/month", "USD/M tokens",
         "first token", "between", "memory", "limit",
     )  # fmt: skip
     left = 3
@@ -88,9 +90,9 @@ def _demand(ask: Ask) -> str:
 
 def _model_words(model: ModelShape) -> str:
     sizes = f"{model.parameters / 1e9:.3g}B"
-    if model.experts and not model.guessed:
+    if model.experts:
         sizes += f", {model.active / 1e9:.3g}B of each token"
-    return f"{model.name} ({sizes})"
+    return model.name if model.guessed else f"{model.name} ({sizes})"
 
 
 def _serving_row(fit: Fit) -> tuple[str, ...]:
@@ -99,7 +101,7 @@ def _serving_row(fit: Fit) -> tuple[str, ...]:
         raise TypeError("a fit of training")
     return (
         *_machine(fit),
-        f"{fit.tensor_parallel}" + (f" x {fit.replicas}" if fit.replicas > 1 else ""),
+        f"{fit.replicas} of {fit.tensor_parallel}",
         usd(fit.usd_per_month),
         usd(fit.usd_per_million_tokens),
         f"{work.first_token_seconds * 1e3:.0f} ms",

@@ -64,6 +64,11 @@ class GpuSpeed(Struct, frozen=True, forbid_unknown_fields=True):
         return self.bandwidth_gb_s * ASSUMED_FLOPS_PER_BYTE / 1e3
 
     @property
+    def is_known(self) -> bool:
+        """Whether there is enough for an estimate."""
+        return self.half_tflops is not None and self.bandwidth_gb_s is not None
+
+    @property
     def is_assumed(self) -> bool:
         """Whether no source has its arithmetic, which then stands low."""
         known = self.bf16_tflops or self.fp16_tflops

@@ -113,20 +113,20 @@ class Served(Struct, frozen=True):
         return self.step.seconds
 
 
-def kv_bytes_per_token(service: Service) -> float:
-    """Of keys and values, over all GPUs: heads that do not divide are kept more than once."""
+def kv_bytes(service: Service, context: float) -> float:
+    """Of a request's keys and values, over all GPUs: heads that do not divide are kept again."""
     model = service.model
     small = service.engine.kv_follows and service.precision.rate == "fp8"
-    each = model.kv_values * (1.0 if small and service.gpu.fp8_tflops else HALF_BYTES)
+    each = model.kv_width * (1.0 if small and service.gpu.fp8_tflops else HALF_BYTES)
     copies = service.tensor_parallel if model.kv_rank else service.tensor_parallel / model.kv_heads
-    return each * max(1.0, copies)
+    return each * model.attended(context) * max(1.0, copies)
 
 
 def memory(service: Service, request: Request) -> Memory:
     """What a replica has room for."""
     weights = service.model.parameters * service.precision.weight_bytes
     each = service.gpu.memory_gib * GIB * USABLE_MEMORY - RESERVED_BYTES
-    kv = kv_bytes_per_token(service) * request.mean_context
+    kv = kv_bytes(service, request.mean_context)
     return Memory(weights, kv, each * service.tensor_parallel - weights)
 
 
@@ -166,11 +166,9 @@ def _step(service: Service, request: Request, batch: float, tera: float) -> Step
     """One token of each request, and a step's share of the prompts."""
     model, gpu, engine, parts = service.model, service.gpu, service.engine, service.tensor_parallel
     fresh = max(0.0, request.input_tokens - request.cached_tokens)
-    kept = kv_bytes_per_token(service) * request.mean_context
+    kept = kv_bytes(service, request.mean_context)
     read = model.touched(batch) * service.precision.weight_bytes + batch * kept
-    answer = 2 * model.active + 4 * model.attending_layers * model.attention_width * (
-        request.mean_context
-    )
+    answer = 2 * model.active + 4 * model.attention_width * model.attended(request.mean_context)
     prompts = _prompt_work(model, request.input_tokens, fresh) / request.output_tokens
     tokens = batch * (1 + fresh / request.output_tokens)
     return Step(
@@ -198,7 +196,7 @@ def _prompt(service: Service, request: Request, tera: float) -> Step:
 def _prompt_work(model: ModelShape, tokens: float, fresh: float) -> float:
     """FLOPs: each of the fresh tokens attends to what stands before it."""
     before = tokens - fresh / 2
-    return fresh * (2 * model.active + 4 * model.attending_layers * model.attention_width * before)
+    return fresh * (2 * model.active + 4 * model.attention_width * model.attended(before))
 
 
 def _all_reduces(service: Service, tokens: float) -> float:

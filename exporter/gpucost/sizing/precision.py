@@ -56,8 +56,3 @@ def tera_per_second(gpu: GpuSpeed, precision: Precision) -> float | None:
         # B300 and GB300 have next to no integer rate: there 16 bit is faster.
         return max((it for it in (gpu.int8_tops, half) if it), default=None)
     return half
-
-
-def is_native(gpu: GpuSpeed, precision: Precision) -> bool:
-    """Whether the GPU has arithmetic of this form, and not only room for it."""
-    return precision.rate != "fp8" or gpu.fp8_tflops is not None

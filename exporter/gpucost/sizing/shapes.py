@@ -7,7 +7,6 @@ layers are dense or mixtures of experts.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -31,7 +30,9 @@ class ModelShape(Struct, frozen=True, forbid_unknown_fields=True):
     `matrices` is 3 for a gated feed-forward layer, else 2. `dense_layers` of a mixture have no
     experts. `kv_rank` is the width of a latent that stands for all keys and values, beside
     `rope_width`; `q_rank` is that of queries. `windowed_layers` attend to the last `window`
-    tokens only. `guessed` is a shape that was made up from the number of parameters.
+    tokens only; with a window of 0 they have no attention, and keep nothing of a token.
+    `precision` is what its weights are published in, where that is said. `guessed` is a shape that
+    was made up from the number of parameters.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ModelShape(Struct, frozen=True, forbid_unknown_fields=True):
     rope_width: int = 0
     window: int = 0
     windowed_layers: int = 0
+    precision: str = ""
     guessed: bool = False
 
     @property
@@ -108,12 +110,16 @@ class ModelShape(Struct, frozen=True, forbid_unknown_fields=True):
         return self.always + self.routed * (1 - missed)
 
     @property
-    def kv_values(self) -> float:
-        """Values that are kept of each token, over all layers that keep every token."""
-        each = (
-            self.kv_rank + self.rope_width if self.kv_rank else 2 * self.kv_heads * self.head_width
-        )
-        return float(self.layers - self.windowed_layers) * each
+    def kv_width(self) -> float:
+        """Values that a layer keeps of a token."""
+        if self.kv_rank:
+            return float(self.kv_rank + self.rope_width)
+        return 2.0 * self.kv_heads * self.head_width
+
+    def attended(self, context: float) -> float:
+        """Tokens that a token attends to after so many, over all layers; so many are kept."""
+        near = self.windowed_layers * min(context, self.window)
+        return (self.layers - self.windowed_layers) * context + near
 
     @property
     def attention_width(self) -> float:
@@ -121,11 +127,6 @@ class ModelShape(Struct, frozen=True, forbid_unknown_fields=True):
         if self.kv_rank:  # scores over width and position, sums over width
             return self.heads * (self.head_width + self.rope_width / 2)
         return float(self.heads) * self.head_width
-
-    @property
-    def attending_layers(self) -> float:
-        """Layers whose attention grows with the context."""
-        return float(self.layers - self.windowed_layers)
 
 
 def known_shapes(facts: Facts) -> dict[str, ModelShape]:
@@ -194,89 +195,3 @@ def shape_of_parameters(parameters: float, active: float | None = None) -> Model
         expert_ffn=max(1, round(rest / 2 / _GUESSED_ACTIVE / each)),
         experts_shared=_GUESSED_ACTIVE,
     )
-
-
-_NAMES: Mapping[str, tuple[str, ...]] = {
-    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "hidden": ("hidden_size", "n_embd", "d_model"),
-    "heads": ("num_attention_heads", "n_head", "n_heads"),
-    "ffn": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
-    "vocabulary": ("vocab_size",),
-    "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
-    "head_width": ("head_dim", "v_head_dim"),
-    "experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
-    "experts_active": ("num_experts_per_tok", "experts_per_token", "moe_top_k"),
-    "expert_ffn": ("moe_intermediate_size",),
-    "experts_shared": ("n_shared_experts",),
-    "dense_layers": ("first_k_dense_replace",),
-    "q_rank": ("q_lora_rank",),
-    "kv_rank": ("kv_lora_rank",),
-    "rope_width": ("qk_rope_head_dim",),
-}
-"""The names in config.json of transformers' families: Llama, Mistral, Qwen, Mixtral, DeepSeek,
-gpt-oss, GPT-2, GPT-J, Falcon, MPT."""
-
-_UNGATED = ("gpt2", "gptj", "gpt_neox", "gpt_neo", "opt", "bloom", "falcon", "mpt", "phi")
-"""Families whose feed-forward layers have two matrices."""
-
-
-def shape_of_config(name: str, text: str | bytes) -> ModelShape:
-    """The shape in a model's config.json. Raises ShapeError."""
-    try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ShapeError(f"{name} is not JSON: {error}") from error
-    if isinstance(config, dict) and isinstance(config.get("text_config"), dict):
-        config = config["text_config"]  # of a model that also sees or hears
-    if not isinstance(config, dict):
-        raise ShapeError(f"{name} is not a model's config.json: it is not an object.")
-    found = {field: _first(name, config, names) for field, names in _NAMES.items()}
-    layers, hidden = _needed(name, found, "layers"), _needed(name, found, "hidden")
-    heads, vocabulary = _needed(name, found, "heads"), _needed(name, found, "vocabulary")
-    experts = found["experts"] or 0
-    ffn = found["ffn"] or 4 * hidden
-    return ModelShape(
-        name,
-        layers,
-        hidden,
-        heads,
-        found["kv_heads"] or heads,
-        found["head_width"] or max(1, hidden // heads),
-        ffn,
-        vocabulary,
-        matrices=2 if str(config.get("model_type", "")) in _UNGATED else 3,
-        tied=config.get("tie_word_embeddings") is True,
-        experts=experts,
-        experts_active=_needed(name, found, "experts_active") if experts else 0,
-        expert_ffn=(found["expert_ffn"] or ffn) if experts else 0,
-        experts_shared=(found["experts_shared"] or 0) if experts else 0,
-        dense_layers=min(layers, found["dense_layers"] or 0) if experts else 0,
-        q_rank=found["q_rank"] or 0,
-        kv_rank=found["kv_rank"] or 0,
-        rope_width=(found["rope_width"] or 0) if found["kv_rank"] else 0,
-    )
-
-
-_MOST = 10_000_000
-"""No dimension of a model is larger."""
-
-
-def _first(name: str, config: Mapping[str, object], names: tuple[str, ...]) -> int | None:
-    for key in names:
-        value = config.get(key)
-        if value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST:
-            raise ShapeError(f"{name}: {key} must be a whole number from 0 to {_MOST}.")
-        return value
-    return None
-
-
-def _needed(name: str, found: Mapping[str, int | None], field: str) -> int:
-    value = found[field]
-    if not value:
-        raise ShapeError(
-            f"{name}: none of {', '.join(_NAMES[field])} is there. Is it the config.json of a"
-            " decoder?"
-        )
-    return value

@@ -61,8 +61,11 @@ STATE_BYTES = 16.0
 """Of a trained parameter: 16-bit weight and gradient, and Adam's 32-bit weight, mean and variance
 (mixed precision, Rajbhandari et al. 2020, ZeRO), shared by all GPUs."""
 
-BETWEEN_NODES_GB_S = 25.0
-"""Of each GPU, where a job has more GPUs than a node: 200 Gbit/s. Price lists do not say."""
+FABRIC_GB_S, NETWORK_GB_S = 25.0, 1.25
+"""Of each GPU, where a job has more GPUs than a machine: 200 Gbit/s for those that are made for it,
+eight GPUs on NVLink, and 10 Gbit/s for others. Price lists do not say."""
+
+FABRIC_GPUS = 8
 
 LINK_EFFICIENCY = 0.5
 
@@ -157,7 +160,7 @@ def trained(
     weights = model.active + (0.0 if model.tied else model.embedding)
     flops = (6 if job.method == "full" else 4) * weights
     # Causal attention: a token attends to half of the sequence; backward costs twice forward.
-    attention = model.attending_layers * model.attention_width * job.sequence_tokens / 2
+    attention = model.attention_width * model.attended(job.sequence_tokens / 2)
     flops += 3 * 4 * attention
     traffic = trainer.traffic_bytes * model.layers * model.hidden
     traffic *= DENSE_TRAFFIC + model.experts_active
@@ -168,6 +171,11 @@ def trained(
     )
 
 
+def between_machines_gb_s(gpu: GpuSpeed, per_node: int) -> float:
+    """What a GPU has of its machine's way to others."""
+    return FABRIC_GB_S if gpu.nvlink_gb_s and per_node >= FABRIC_GPUS else NETWORK_GB_S
+
+
 def _exchange(job: Job, gpu: GpuSpeed, gpus: int, per_node: int) -> float:
     """Seconds a token: weights gathered forward and backward, gradients scattered, 16 bit."""
     if gpus == 1:
@@ -175,7 +183,7 @@ def _exchange(job: Job, gpu: GpuSpeed, gpus: int, per_node: int) -> float:
     link = (gpu.nvlink_gb_s or 0.0) / 2 or PCIE_GB_S
     if gpus > per_node:
         # What comes into a machine comes once, by the links of all its GPUs.
-        link = min(link, BETWEEN_NODES_GB_S * per_node)
+        link = min(link, between_machines_gb_s(gpu, per_node) * per_node)
     times = 3 if job.method == "full" else 2
     moved = times * job.model.parameters * HALF_BYTES * (gpus - 1) / gpus
     step = float(job.sequence_tokens * job.micro_sequences)
