@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import textwrap
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+COLUMNS = 100
 MAX_BYTES = 1 << 20
 TIMEOUT_SECONDS = 10.0
 
@@ -26,7 +28,15 @@ def page(alert: Mapping[str, Any]) -> str:
     if alert["status"] == "resolved":
         subject = "/".join(labels[key] for key in ("namespace", "pod", "budget") if key in labels)
         return f"RESOLVED {name} {subject}".rstrip()
-    return f"PAGE {name}: {notes['summary']}\n  {notes['description']}\n  {notes['runbook_url']}"
+    words = textwrap.fill(
+        notes["description"],
+        COLUMNS,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return f"PAGE {name}: {notes['summary']}\n{words}\n  {notes['runbook_url']}\n"
 
 
 class Receiver(BaseHTTPRequestHandler):

@@ -137,15 +137,17 @@ class ModelApis(_Section, frozen=True):
     model: Names | None = None
 
 
+SHARES: Mapping[Share, Severity | None] = {50: "info", 90: "warning", 100: "critical"}
+"""What a budget pages at, but for what its own `shares` change."""
+
+
 class Budget(_Section, frozen=True):
     """USD of a calendar month."""
 
     name: Name
     usd_per_month: Annotated[float, Meta(gt=0, le=1e12)]
     match: Match = Match()
-    shares: dict[Share, Severity | None] = msgspec.field(
-        default_factory=lambda: {50: "info", 90: "warning", 100: "critical"}
-    )
+    shares: dict[Share, Severity | None] = {}
     cost: Literal["plain", "loaded"] = "plain"
     model_apis: ModelApis | None = None
 
@@ -450,7 +452,7 @@ def budget_rules(budget: Budget) -> Iterator[Rule]:
         return f"{of_gpus} or team_model:gpucost_api_cost_usd:{span}{selector}"
 
     yield Rule("budget:gpucost_usd:setting", f"vector({_number(budget.usd_per_month)})", labels)
-    for share, severity in sorted(budget.shares.items()):
+    for share, severity in sorted({**SHARES, **budget.shares}.items()):
         if severity is not None:
             yield Rule(
                 "budget_share:gpucost_ratio:setting",

@@ -3,8 +3,8 @@
     mutate_rules.py [--only WORD]      prints what no test misses; exit 1 if there is any
 
 One at a time. A side is taken out by `and on () (vector(0) > 1)`, which nothing passes; a condition
-(`and ...`, `unless ...`) is left out. Each is tried with the tests that load its file, its own
-first, until one fails.
+(`and ...`, `unless ...`) is left out. Each is tried with one test after the other of those that
+load its file, those that name its rule first, until one fails.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,7 +29,10 @@ from render_rules import RULES, read_settings, rendered
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EXPRESSION = re.compile(r"(?m)^        expr: (?P<expr>.*\n(?:          .*\n)*)")
+RULE = re.compile(
+    r"(?m)^      - (?:alert|record): (?P<name>\S+)\n(?:        (?!expr:).*\n)*"
+    r"        expr: (?P<expr>.*\n(?:          .*\n)*)"
+)
 ANNOTATIONS = re.compile(r"(?m)^        annotations:\n(?:          .*\n)+")
 NOTHING = "(vector(0) > 1)"
 TOKEN = re.compile(
@@ -41,6 +45,7 @@ class Mutant(NamedTuple):
     """A rule file without one of its parts."""
 
     file: str
+    rule: str
     line: int
     part: str
     text: str
@@ -48,13 +53,13 @@ class Mutant(NamedTuple):
 
 def mutants(file: str, text: str) -> Iterator[Mutant]:
     """Two for each `or`, one for each `and` and `unless` of the expressions."""
-    for rule in EXPRESSION.finditer(text):
+    for rule in RULE.finditer(text):
         tokens = [it for it in TOKEN.finditer(text, *rule.span("expr")) if not it["skip"]]
         for number, token in enumerate(tokens):
             if token[0] in ("or", "and", "unless"):
                 line = text.count("\n", 0, token.start()) + 1
                 for part, changed in changes(text, tokens[number:], rule.end("expr") - 1):
-                    yield Mutant(file, line, part, changed)
+                    yield Mutant(file, rule["name"], line, part, changed)
 
 
 def changes(text: str, tokens: list[re.Match[str]], end: int) -> Iterator[tuple[str, str]]:
@@ -102,32 +107,42 @@ def place_of(file: str) -> str:
     return "settings/all.yaml" if file == "all" else f"../{file}"
 
 
-def tests_of(file: str) -> list[str]:
-    """The test files that load a rule file: its own, then the smallest first."""
-    found = [
-        path
-        for path in (RULES / "tests").glob("*.yaml")
-        if not path.name.startswith("words-")
-        and place_of(file) in yaml.safe_load(path.read_text())["rule_files"]
-    ]
+@cache
+def every_test() -> list[tuple[str, list[str], str]]:
+    """Each test of behaviour: the file it is from, the rule files it loads, it alone as a file."""
     return [
-        path.name for path in sorted(found, key=lambda it: (it.name != file, it.stat().st_size))
+        (path.name, whole["rule_files"], yaml.safe_dump({**whole, "tests": [test]}))
+        for path in sorted((RULES / "tests").glob("*.yaml"))
+        if not path.name.startswith("words-")
+        for whole in [yaml.safe_load(path.read_text())]
+        for test in whole["tests"]
     ]
+
+
+def loading(file: str, rule: str = "") -> list[str]:
+    """The tests that load a rule file: those that name the rule, then its own, short ones first."""
+    found = [
+        (rule not in text, name != file, len(text), text)
+        for name, loads, text in every_test()
+        if place_of(file) in loads
+    ]
+    return [text for *_, text in sorted(found)]
 
 
 def missed(mutant: Mutant, texts: dict[str, str]) -> bool:
     """Whether a test fails without that part."""
-    return fails(mutant.file, {**texts, mutant.file: mutant.text})
+    changed = {**texts, mutant.file: mutant.text}
+    return fails(mutant.file, loading(mutant.file, mutant.rule), changed)
 
 
-def fails(file: str, texts: dict[str, str]) -> bool:
-    """Whether a test of a rule file fails."""
+def fails(file: str, tests: list[str], texts: dict[str, str]) -> bool:
+    """Whether one of the tests of a rule file fails."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder, texts)
         promtool("check", folder / "tests" / place_of(file)).check_returncode()
-        tests = (folder / "tests" / test for test in tests_of(file))
-        return any(promtool("test", test).returncode for test in tests)
+        alone = folder / "tests/alone.yaml"
+        return any(alone.write_text(test) and promtool("test", alone).returncode for test in tests)
 
 
 def promtool(what: str, file: Path) -> subprocess.CompletedProcess[bytes]:
@@ -143,7 +158,7 @@ def main() -> int:
     only = parser.parse_args().only
     texts = pack()
     every = [it for file in sorted(texts) if only in file for it in mutants(file, texts[file])]
-    if any(fails(file, texts) for file in {it.file for it in every}):
+    if any(fails(file, loading(file), texts) for file in {it.file for it in every}):
         sys.exit("tests fail with every part in its place: run scripts/check_rules.sh")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         answers = list(pool.map(lambda it: missed(it, texts), every))

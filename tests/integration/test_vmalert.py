@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 import render_rules
-from cluster.place import Place
-from cluster.programs import VICTORIAMETRICS, build
-from cluster.programs import program as built
 from e2e.pager import Pager
 from programs import ROOT, program
 from real_prometheus import Prometheus, free_port, running, victoria_metrics
 from recorded_rules import rules_of
+from victoria import AGES, victoria
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -52,16 +50,6 @@ scrape_configs:
 ROUTES = (ROOT / "examples/alertmanager/alertmanager.yaml").read_text()
 
 
-@pytest.fixture(scope="module", params=["oldest", "newest"])
-def victoria(request: pytest.FixtureRequest) -> Callable[[str], str]:
-    """The path of a program: of Debian's package, or of a release that is built if need be."""
-    if request.param == "oldest":
-        return program
-    programs = Place.of_environment().programs
-    build((VICTORIAMETRICS,), programs)
-    return lambda name: str(built(VICTORIAMETRICS, name, programs))
-
-
 class Watch(NamedTuple):
     """What runs: the database, what its vmalert is started with, and who is paged."""
 
@@ -84,10 +72,11 @@ class Watch(NamedTuple):
         return self.store.at(query, time.time())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=AGES)
 def watch(
-    victoria: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Watch]:
+    executable = victoria(request.param)
     folder = tmp_path_factory.mktemp("watch")
     page, alerts = free_port(), free_port()
     gpucost = str(Path(sys.executable).with_name("gpucost"))
@@ -114,11 +103,11 @@ def watch(
             stack.enter_context(running(command, folder / log, Prometheus(port).ready))
         scrape = f"-promscrape.config={folder}/scrape.yml"
         store = stack.enter_context(
-            victoria_metrics(folder, victoria("victoria-metrics"), [scrape])
+            victoria_metrics(folder, executable("victoria-metrics"), [scrape])
         )
         url = f"http://127.0.0.1:{store.port}"
         vmalert = [
-            victoria("vmalert"),
+            executable("vmalert"),
             *(f"-rule={folder}/{name}" for name in PACK),
             *(f"-{what}.url={url}" for what in ("datasource", "remoteRead", "remoteWrite")),
             "-remoteWrite.flushInterval=1s",

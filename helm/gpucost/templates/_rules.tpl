@@ -132,7 +132,7 @@ The rule files for the settings, as scripts/render_rules.py makes them; a test c
 {{- end -}}
 {{- $rules := list (dict "record" "budget:gpucost_usd:setting" "expr" (printf "vector(%s)" (include "gpucost.number" .usd_per_month)) "labels" $labels) -}}
 {{- $shares := dict "50" "info" "90" "warning" "100" "critical" -}}
-{{- if hasKey . "shares" -}}{{- $shares = default dict .shares -}}{{- end -}}
+{{- range $share, $severity := .shares -}}{{- $_ := set $shares (toString $share) $severity -}}{{- end -}}
 {{- range $share, $severity := $shares -}}
 {{- if $severity -}}
 {{- $rules = append $rules (dict "record" "budget_share:gpucost_ratio:setting"
