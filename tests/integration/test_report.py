@@ -415,12 +415,14 @@ def test_what_the_data_lacks_is_said_in_the_head(played: Month) -> None:
     assert all(it["kind"] != "office_hours" for it in found["actions"])
 
 
+@pytest.mark.parametrize("apart", [60, 120])
 def test_minutes_after_the_install_there_are_figures(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path_factory: pytest.TempPathFactory, apart: int
 ) -> None:
-    """Two GPUs of 3.60 USD for the twelve minutes to now, in whichever hours they lie."""
+    """Two GPUs of 3.60 USD for minutes to now, in whatever hours they lie, at any pace of rules."""
     now = time.time() // 60 * 60
-    moments = [round((now - n * 60) * 1000) for n in reversed(range(12))]
+    moments = [round((now - n * apart) * 1000) for n in reversed(range(12))]
+    hours = 12 * apart / 3600
     who = {"namespace": "web", "workload": "chat", "workload_kind": "Deployment", "team": "web"}
     kind = {"gpu_model": H100, "capacity_type": "on_demand", "node_pool": "h100", "state": "used"}
     rate = {"__name__": "workload:gpucost_cost_usd:rate5m", **who, **kind}
@@ -443,8 +445,8 @@ def test_minutes_after_the_install_there_are_figures(
             check=True,
         )
     found = json.loads(done.stdout)
-    assert found["total"]["usd"] == pytest.approx(2 * 3.60 * 12 / 60, rel=0.01)
-    assert found["scope"]["seen_hours"] == pytest.approx(0.2, rel=0.01)
+    assert found["total"]["usd"] == pytest.approx(2 * 3.60 * hours, rel=0.01)
+    assert found["scope"]["seen_hours"] == pytest.approx(hours, rel=0.01)
     assert found["total"]["usd_per_month"] == pytest.approx(2 * 3.60 * 730, rel=0.01)
     assert "less_than_a_week" in {it["kind"] for it in found["remarks"]}
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpucost.cli import main
+from gpucost.sizing.engines import ENGINES
 from model_configs import LLAMA_8B
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str], catalogue: str) -> 
     assert "... and 2 more: --top, or --json for all" in out
     assert "T4: its price is stale: of 2025-01-01, by old." in out
     assert "On a MIG instance, if other work fills the rest of the GPU:" in out
-    assert "the median estimate is 3% off 8 published figures" in out
+    vllm = ENGINES["vllm"]
+    assert f"the median estimate is {vllm.missed:.0%} off {vllm.figures} published" in out
 
 
 def test_what_is_printed_of_training(capsys: pytest.CaptureFixture[str], catalogue: str) -> None:

@@ -73,5 +73,7 @@ def labels(row: Row, names: str) -> tuple[str, ...]:
 
 def days(seconds: float) -> str:
     """A duration for a person."""
-    hours = seconds / HOUR
-    return f"{hours:.3g} hours" if hours < 48 else f"{hours / 24:.3g} days"  # noqa: PLR2004
+    hours = f"{seconds / HOUR:.3g}"
+    if seconds < 48 * HOUR:
+        return "1 hour" if hours == "1" else f"{hours} hours"
+    return f"{seconds / HOUR / 24:.3g} days"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
+from statistics import median
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -26,8 +28,6 @@ _NEAR_SECONDS = 900.0
 _WHOLE = 0.9
 """Of an hour's evaluations."""
 _FEW_HOURS = 2
-_NOW_SECONDS = 300.0
-"""Of EVALUATIONS_NOW: where no hour is whole, it says how often rules are evaluated."""
 
 
 class Evaluated(Struct, frozen=True):
@@ -62,8 +62,8 @@ def evaluated(asker: Asker) -> Evaluated | None:
         )
         return None
     often = max(counts.values())
-    if len(counts) <= _FEW_HOURS and (now := asker.one(ask.EVALUATIONS_NOW, asker.end)):
-        often = max(often, now * HOUR / _NOW_SECONDS)
+    if len(counts) <= _FEW_HOURS and (apart := _seconds_apart(asker)):
+        often = HOUR / apart
     seconds = HOUR / often
     # The hour in which recording began is no hour of it, unless there are hardly others.
     begun = min(counts)
@@ -89,6 +89,13 @@ def evaluated(asker: Asker) -> Evaluated | None:
         )
     whole = tuple(at for at in hours if counts[at] >= _WHOLE * often)
     return Evaluated(seconds, hours, whole, hours[-1] - hours[0] + HOUR - outside)
+
+
+def _seconds_apart(asker: Asker) -> float | None:
+    """How far apart the last evaluations were; None where there were not two."""
+    rows = asker.prometheus.at(asked(ask.LAST_EVALUATIONS, asker.match), asker.end)
+    times = max(([at for at, _ in row.points] for row in rows), key=len, default=[])
+    return median(b - a for a, b in pairwise(times)) if len(times) > 1 else None
 
 
 def cost(asker: Asker, evaluated: Evaluated | None) -> Fold:

@@ -26,9 +26,8 @@ EVALUATIONS = Question(
 )
 """How often rules were evaluated in an hour: the weight of a sample, and the gaps."""
 
-EVALUATIONS_NOW = Question(
-    "max(count_over_time(gpucost:stale_after_seconds:setting[5m]))", "settings.yaml"
-)
+LAST_EVALUATIONS = Question("gpucost:stale_after_seconds:setting[1h]", "settings.yaml")
+"""When: a history of hours only does not show how many a whole one has."""
 
 COST = Question(
     f"max by ({KEY}, state) (sum_over_time(workload:gpucost_cost_usd:rate5m{{$match}}[1h]))",
