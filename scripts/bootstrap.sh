@@ -270,6 +270,7 @@ prometheus_from_image() {
 missing_programs() {
   command -v ip >/dev/null || echo iproute2
   command -v iptables >/dev/null || echo iptables
+  command -v ipset >/dev/null || echo ipset
   command -v buildah >/dev/null || echo buildah
   command -v mmdebstrap >/dev/null || echo mmdebstrap
 }

@@ -465,10 +465,10 @@ BOARD = Board(
                 ),
                 chart(
                     "Load, in full replicas",
-                    "Requests over what one replica can work on, or the GPUs' activity. Between the"
-                    " dashed thresholds the present number of replicas is held.",
+                    "Requests over what one replica can work on, or the GPUs' activity; the mean of a"
+                    " minute. Between the dashed thresholds the present number of replicas is held.",
                     (
-                        Query(f"scaling:gpucost_load_replicas:ratio{{{ON}}}", "{{workload}}"),
+                        Query(f"scaling:gpucost_load_replicas:avg1m{{{ON}}}", "{{workload}}"),
                         Query(_threshold("up"), "{{workload}}: more above"),
                         Query(_threshold("down"), "{{workload}}: fewer below"),
                     ),

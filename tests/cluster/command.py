@@ -37,7 +37,9 @@ def main(words: Sequence[str]) -> int:
     commands.add_parser("status", help="say whether it is up")
     built = commands.add_parser("programs", help="build programs and images, and start nothing")
     built.add_argument(
-        "--operators", action="store_true", help="KEDA, prometheus-operator, Alertmanager too"
+        "--operators",
+        action="store_true",
+        help="KEDA, prometheus-operator, Alertmanager, kube-router too",
     )
     commands.add_parser("inside", help=argparse.SUPPRESS)
     for name, what in (

@@ -21,6 +21,7 @@ NEEDED = {
     "mount": "mount",
     "ip": "iproute2",
     "iptables": "iptables",
+    "ipset": "ipset",
     "buildah": "buildah",
     "mmdebstrap": "mmdebstrap",
 }

@@ -75,11 +75,12 @@ KEDA = Module("keda", settings=("github.com/kedacore/keda/v2/version.Version=2.2
 PROMETHEUS_OPERATOR = Module("prometheus-operator")
 ALERTMANAGER = Module("alertmanager")
 VICTORIAMETRICS = Module("victoriametrics")
+KUBE_ROUTER = Module("kube-router")
 ACTIONLINT = Module("actionlint")
 
 FOR_CLUSTER = (ETCD, KUBERNETES, COREDNS, HELM)
 FOR_TESTS = (PROMETHEUS, KWOK)
-FOR_OPERATORS = (KEDA, PROMETHEUS_OPERATOR, ALERTMANAGER)
+FOR_OPERATORS = (KEDA, PROMETHEUS_OPERATOR, ALERTMANAGER, KUBE_ROUTER)
 
 DEBIAN = {
     "containerd": "usr/bin/containerd",

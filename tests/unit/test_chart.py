@@ -420,6 +420,43 @@ def test_selectors_find_the_pods_and_names_fit(name: str) -> None:
             assert len(value) <= 63
 
 
+EVERYTHING = """
+scrape: {method: podMonitor}
+networkPolicy: {enabled: true}
+priceRefresh: {enabled: true, providers: [azure]}
+report: {enabled: true, prometheus: "http://p", claimName: reports}
+rules: {method: prometheusRule}
+dashboards: {method: configMap}
+scaling:
+  prometheus: {serverAddress: "http://p"}
+  targets: [{name: chat, namespace: serving, minReplicas: 1, maxReplicas: 2}]
+"""
+
+
+@pytest.mark.parametrize("override", ["", f"fullnameOverride: {'x' * 52}"])
+def test_names_of_everything_fit_too(override: str) -> None:
+    objects = install(EVERYTHING + override, name="a" * 53).objects
+    names = [(each["kind"], each["metadata"]["name"]) for each in objects]
+    assert len(set(names)) == len(names) > 20
+    for kind, name in names:
+        # Of a Deployment's, DaemonSet's or CronJob's name others are made, which must fit as well.
+        assert len(name) <= (52 if kind in {"CronJob", "DaemonSet"} else 63), (kind, name)
+
+
+def test_what_is_made_depends_on_the_values_alone() -> None:
+    """So it is the same in each render by Argo CD or Flux, and `kubectl apply` can take it."""
+    for path in (CHART / "templates").rglob("*"):
+        text = path.read_text() if path.is_file() else ""
+        assert not re.search(r"\b(lookup|rand\w+|now|date|uuidv4|gen\w+|shuffle)\b ", text), path
+        assert not re.search(r"\.Release\.(Revision|IsUpgrade|IsInstall)", text), path
+    hooked = [
+        each["kind"]
+        for each in install(EVERYTHING).objects
+        if "helm.sh/hook" in each["metadata"].get("annotations", {})
+    ]
+    assert hooked == ["Pod"]  # of `helm test`, which all of them leave out
+
+
 def test_a_users_labels_do_not_push_out_ours() -> None:
     release = install("""
 commonLabels: {cost-center: "7", app.kubernetes.io/name: other}
