@@ -215,9 +215,14 @@ def test_nor_one_whose_replicas_pay_for_one_and_a_half_each_while_the_rest_is_tu
 def test_a_burst_gets_the_replicas_that_it_pays_for_at_once() -> None:
     """Not one at a time, each of which would have to load before it shows what it earns."""
     words = "requestsPerReplica: 10, usdPerRequest: 0.0018, maxReplicas: 30"
-    service = chart_service(words, lambda second: 10.0 if second > HOUR else 0.0, gateway=1e6)
-    moments = run(service, 2 * HOUR)
-    late = HOUR + 300 + service.node_seconds + service.loading_seconds
+    begin = 3 * HOUR
+    # The price is known by a first request.
+    service = chart_service(
+        words, lambda second: once(second) if second < begin else 10.0, gateway=1e6
+    )
+    moments = run(service, 4 * HOUR)
+    assert moments[int(begin / STEP)].wanted == 0
+    late = begin + service.node_seconds + service.loading_seconds + 300
     assert moments[int(late / STEP)].wanted >= 12
 
 
