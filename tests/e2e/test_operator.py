@@ -131,7 +131,7 @@ def routes(pager: Pager) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pager(inside: Components) -> Iterator[Pager]:
-    """prometheus-operator, with a Prometheus and an Alertmanager of its own, and who it pages."""
+    """prometheus-operator, a Prometheus and an Alertmanager of its own, gpucost; who is paged."""
     place = Place.of_environment()
     archives = operators.archives(
         place.programs,
@@ -151,7 +151,9 @@ def pager(inside: Components) -> Iterator[Pager]:
         kube("apply", "-f", "-", stdin=MANIFESTS)
         for name in ("prometheus-watched", "alertmanager-main"):
             kube.wait(name, lambda name=name: _ready(kube, name), 240)  # type: ignore[misc]
+        _install("podMonitor")
         yield pager
+        run("helm", "uninstall", RELEASE, "-n", NAMESPACE, timeout=120)
     kube("delete", "namespace", NAMESPACE, timeout=180)
     kube("delete", "--wait=false", "-f", "-", stdin=yaml.safe_dump_all(objects), timeout=180)
 
