@@ -2,9 +2,10 @@
 
     release_chart.py --image REGISTRY/NAME --digest sha256:... --home URL [--chart DIRECTORY]
 
-The image by its digest becomes the chart's default. The page of the project and what CHANGELOG.md
-says of the version are for readers: Helm's `home` and `sources`, Artifact Hub's annotations
-(https://artifacthub.io/docs/topics/annotations/helm/). Run by .github/workflows/release.yaml.
+The image by its digest becomes the chart's default. For readers come Helm's `home` and `sources`,
+what CHANGELOG.md says of the version and the rest of what Artifact Hub shows
+(https://artifacthub.io/docs/topics/annotations/helm/), and links of the README that lead out of
+the chart lead to the project's page. Run by .github/workflows/release.yaml.
 """
 
 from __future__ import annotations
@@ -12,48 +13,49 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def released(
-    chart: str, values: str, changelog: str, *, image: str, digest: str, home: str
-) -> tuple[str, str]:
-    """Chart.yaml and values.yaml of the release.
+class Released(NamedTuple):
+    """Where the image and the project are."""
+
+    image: str
+    digest: str
+    home: str
+
+
+def release(chart: Path, changelog: str, place: Released) -> None:
+    """Rewrite the files of a chart.
 
     Raises ValueError where they or the changelog do not have what is looked for.
     """
-    meta = yaml.safe_load(chart)
-    registry, _, repository = image.rpartition("/")
-    facts = {
-        "artifacthub.io/changes": yaml.safe_dump(
-            changes(changelog, meta["version"]), sort_keys=False, width=10_000, allow_unicode=True
-        ),
-        "artifacthub.io/images": yaml.safe_dump(
-            [{"name": "gpucost", "image": f"{image}@{digest}"}], sort_keys=False
-        ),
-        "artifacthub.io/links": yaml.safe_dump(
-            [
-                {"name": name, "url": f"{home}/{path}"}
-                for name, path in (
-                    ("documentation", "blob/main/docs/operations.md"),
-                    ("support", "issues"),
-                )
-            ],
-            sort_keys=False,
-        ),
+    version = yaml.safe_load((chart / "Chart.yaml").read_text())["version"]
+    pages = f"{place.home}/blob/v{version}"
+    notes = {
+        "changes": changes(changelog, version),
+        "images": [{"name": "gpucost", "image": f"{place.image}@{place.digest}"}],
+        "links": [
+            {"name": "documentation", "url": f"{pages}/docs/operations.md"},
+            {"name": "support", "url": f"{place.home}/issues"},
+        ],
     }
-    annotations = "".join(
-        f"  {name}: |\n" + "".join(f"    {line}\n" for line in text.splitlines())
-        for name, text in facts.items()
+    annotations = "".join(f"  artifacthub.io/{name}: |\n{_block(of)}" for name, of in notes.items())
+    registry, _, repository = place.image.rpartition("/")
+    home = f"home: {place.home}\nsources: [{place.home}]\n"
+    image = {"registry": registry, "repository": repository, "digest": place.digest}
+    _change(chart / "Chart.yaml", {r"^annotations:\n": f"{home}annotations:\n{annotations}"})
+    _change(
+        chart / "values.yaml",
+        {
+            rf"^(image:\n(?: .*\n)*?  {name}:) .*\n": rf"\1 {value}\n"
+            for name, value in image.items()
+        },
     )
-    chart = replaced(chart, "annotations:\n", f"annotations:\n{annotations}")
-    chart += f"home: {home}\nsources: [{home}]\n"
-    for name, value in (("registry", registry), ("repository", repository), ("digest", digest)):
-        values = _first_of_image(values, name, value)
-    return chart, values
+    _change(chart / "README.md", {r"\]\(\.\./\.\./": f"]({pages}/"}, once=False)
 
 
 def changes(changelog: str, version: str) -> list[dict[str, str]]:
@@ -70,42 +72,29 @@ def changes(changelog: str, version: str) -> list[dict[str, str]]:
     ]
 
 
-def replaced(text: str, what: str, by: str) -> str:
-    """Raises ValueError unless `what` is there once."""
-    if text.count(what) != 1:
-        raise ValueError(f"{what!r} is there {text.count(what)} times")
-    return text.replace(what, by)
+def _block(value: object) -> str:
+    text = yaml.safe_dump(value, sort_keys=False, width=10_000, allow_unicode=True)
+    return "".join(f"    {line}\n" for line in text.splitlines())
 
 
-def _first_of_image(values: str, name: str, value: str) -> str:
-    begin = values.index("\nimage:\n")
-    end = values.index("\n\n", begin + 1)
-    section, found = re.subn(rf"(?m)^  {name}: .*$", f"  {name}: {value}", values[begin:end])
-    if found != 1:
-        raise ValueError(f"values.yaml has image.{name} {found} times")
-    return values[:begin] + section + values[end:]
+def _change(path: Path, by: dict[str, str], *, once: bool = True) -> None:
+    text = path.read_text()
+    for pattern, new in by.items():
+        text, found = re.subn(f"(?m){pattern}", new, text)
+        if not found or (once and found > 1):
+            raise ValueError(f"{path.name} has {found} times what is to be changed: {pattern}")
+    path.write_text(text)
 
 
 def main() -> None:
-    """Write both files."""
+    """Release the checkout's chart."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--image", required=True)
-    parser.add_argument("--digest", required=True)
-    parser.add_argument("--home", required=True)
+    for name in Released._fields:
+        parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--chart", type=Path, default=ROOT / "helm/gpucost")
     args = parser.parse_args()
-    files = [args.chart / "Chart.yaml", args.chart / "values.yaml"]
-    chart, values = (path.read_text() for path in files)
-    made = released(
-        chart,
-        values,
-        (ROOT / "CHANGELOG.md").read_text(),
-        image=args.image,
-        digest=args.digest,
-        home=args.home,
-    )
-    for path, text in zip(files, made, strict=True):
-        path.write_text(text)
+    place = Released(args.image, args.digest, args.home)
+    release(args.chart, (ROOT / "CHANGELOG.md").read_text(), place)
 
 
 if __name__ == "__main__":

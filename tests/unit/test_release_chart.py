@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import yaml
 
 from helm_chart import CHART, install, lint
 from programs import ROOT
-from release_chart import changes, released
+from release_chart import Released, changes, release
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,11 +52,7 @@ def chart(tmp_path: Path) -> Path:
     """A copy of the chart, released."""
     copy = tmp_path / "gpucost"
     shutil.copytree(CHART, copy)
-    files = [copy / "Chart.yaml", copy / "values.yaml"]
-    meta, values = (path.read_text() for path in files)
-    texts = released(meta, values, CHANGELOG, image=IMAGE, digest=DIGEST, home=HOME)
-    for path, text in zip(files, texts, strict=True):
-        path.write_text(text)
+    release(copy, CHANGELOG, Released(IMAGE, DIGEST, HOME))
     return copy
 
 
@@ -85,10 +82,15 @@ def test_it_says_where_it_is_from_and_what_is_new(chart: Path) -> None:
     assert yaml.safe_load(notes["artifacthub.io/images"]) == [
         {"name": "gpucost", "image": f"{IMAGE}@{DIGEST}"}
     ]
-    for link in yaml.safe_load(notes["artifacthub.io/links"]):
-        assert link["url"].startswith(f"{HOME}/")
-        page = link["url"].removeprefix(f"{HOME}/blob/main/")
-        assert page == f"{HOME}/issues" or (ROOT / page).is_file()
+    links = [link["url"] for link in yaml.safe_load(notes["artifacthub.io/links"])]
+    links.remove(f"{HOME}/issues")
+    # Without its repository the README's links lead nowhere.
+    links += re.findall(r"\]\((http[^)]*|\.\.[^)]*)\)", (chart / "README.md").read_text())
+    ours = [link for link in links if link.startswith(HOME)]
+    assert len(ours) > 4
+    assert not any(link.startswith("..") for link in links)
+    for link in ours:
+        assert (ROOT / link.removeprefix(f"{HOME}/blob/v{VERSION}/")).exists(), link
 
 
 def test_a_version_that_the_changelog_does_not_tell_of_is_not_released() -> None:
