@@ -7,14 +7,14 @@ the chart's rules; KEDA asks that.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from cluster import images, operators
 from cluster.place import Place
-from e2e.kube import CHART, Evidence, Kube, run
+from e2e.kube import CHART, CommandError, Evidence, Kube, run
 from e2e.load import PORT, Gateway
 from e2e.prom import Prometheus
 
@@ -164,6 +164,54 @@ def _available(kube: Kube) -> bool:
         each["type"] == "Available" and each["status"] == "True"
         for each in found.get("status", {}).get("conditions", ())
     )
+
+
+HOURS = "officeHours: {timezone: Europe/Berlin, start: 0 8 * * 1-5, end: 0 18 * * 1-5, replicas: 1}"
+
+
+def made(words: str) -> list[dict[str, Any]]:
+    """What the chart makes for KEDA of a target with these words, and credentials."""
+    values = f"""
+rules: {{method: configMap}}
+scaling:
+  prometheus:
+    serverAddress: https://prometheus
+    authModes: bearer
+    secretTargetRef: [{{parameter: bearerToken, name: prometheus, key: token}}]
+  targets: [{{name: tried, namespace: default, maxReplicas: 8, {words}}}]
+"""
+    text = run("helm", "template", RELEASE, str(CHART), "-f", "-", stdin=values)
+    objects = [each for each in yaml.safe_load_all(text) if each]
+    return [each for each in objects if each["apiVersion"].startswith("keda.sh/")]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "minReplicas: 1",
+        "minReplicas: 1, usdPerHour: 9",
+        "minReplicas: 1, usdPerRequest: 0.01, profile: batch",
+        f"usdPerRequest: 0.01, usdPerHour: 9, profile: interactive, {HOURS}",
+    ],
+)
+def test_kedas_webhook_takes_what_the_chart_makes(
+    words: str,
+    keda: None,  # noqa: ARG001
+    kube: Kube,
+) -> None:
+    objects = made(words)
+    assert {each["kind"] for each in objects} == {"ScaledObject", "TriggerAuthentication"}
+    kube("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump_all(objects))
+
+
+def test_kedas_webhook_would_refuse_a_formula_of_what_is_not_there(
+    keda: None,  # noqa: ARG001
+    kube: Kube,
+) -> None:
+    [scaled] = [each for each in made("minReplicas: 1") if each["kind"] == "ScaledObject"]
+    scaled["spec"]["advanced"]["scalingModifiers"]["formula"] = "min(need, affordable)"
+    with pytest.raises(CommandError, match="affordable"):
+        kube("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(scaled))
 
 
 class Service:
