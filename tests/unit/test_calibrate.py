@@ -19,7 +19,7 @@ from gpucost.sizing.gpus import gpu_speeds
 from gpucost.sizing.inference import Request, Service, served
 from gpucost.sizing.precision import PRECISIONS
 from gpucost.sizing.recommend_serving import OTHERS
-from gpucost.sizing.shapes import known_shapes
+from gpucost.sizing.shapes import known_shapes, shape_of_parameters
 from programs import ROOT
 from promql_names import metrics_of
 
@@ -120,7 +120,10 @@ def test_a_shared_gpu_says_nothing_of_a_whole_one() -> None:
     ],
 )
 def test_names_tell_how_weights_are_kept(name: str, precision: str) -> None:
-    assert precision_of(name).name == precision
+    shape = shape_of_parameters(8e9)
+    assert precision_of(name, shape).name == precision
+    published = replace(shape, precision="fp4")
+    assert precision_of(name, published).name == (precision if precision != "bf16" else "fp4")
 
 
 @pytest.mark.parametrize(

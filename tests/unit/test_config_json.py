@@ -92,6 +92,22 @@ KNOWN: dict[str, tuple[dict[str, object], float, float | None]] = {
          "moe_intermediate_size": 1536, "moe_num_experts": 64, "moe_k": 6,
          "moe_num_shared_experts": 2, "moe_layer_start_index": 1, "vocab_size": 103424,
          "tie_word_embeddings": True}, 21.8, 3.0),
+    "GLM-5": (
+        {"model_type": "glm_moe_dsa", "num_hidden_layers": 78, "hidden_size": 6144,
+         "num_attention_heads": 64, "num_key_value_heads": 64, "head_dim": 64,
+         "intermediate_size": 12288, "vocab_size": 154880, "n_routed_experts": 256,
+         "n_shared_experts": 1, "num_experts_per_tok": 8, "moe_intermediate_size": 2048,
+         "moe_layer_freq": 1, "first_k_dense_replace": 3, "kv_lora_rank": 512,
+         "q_lora_rank": 2048, "qk_nope_head_dim": 192, "qk_rope_head_dim": 64,
+         "v_head_dim": 256, "tie_word_embeddings": False}, 744.0, 40.0),
+    "Qwen3.5-397B-A17B": (
+        {"model_type": "qwen3_5_moe", "tie_word_embeddings": False, "text_config": {
+            "model_type": "qwen3_5_moe_text", "full_attention_interval": 4, "head_dim": 256,
+            "hidden_size": 4096, "mlp_only_layers": [], "moe_intermediate_size": 1024,
+            "layer_types": [*["linear_attention"] * 3, "full_attention"] * 15,
+            "num_attention_heads": 32, "num_experts": 512, "num_experts_per_tok": 10,
+            "num_hidden_layers": 60, "num_key_value_heads": 2,
+            "shared_expert_intermediate_size": 1024, "vocab_size": 248320}}, 397.0, None),
     "Llama-4-Scout": (
         {"model_type": "llama4", "tie_word_embeddings": False, "text_config": {
             "model_type": "llama4_text", "hidden_size": 5120, "num_hidden_layers": 48,
@@ -127,6 +143,7 @@ def test_a_config_json_of_a_mixture_with_latent_attention() -> None:
         "vocab_size": 129280, "v_head_dim": 128, "n_routed_experts": 256, "n_shared_experts": 1,
         "num_experts_per_tok": 8, "moe_intermediate_size": 2048, "first_k_dense_replace": 3,
         "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_rope_head_dim": 64,
+        "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]},
     }  # fmt: skip
     assert shape_of_config("DeepSeek-V3", json.dumps(config)) == SHAPES["DeepSeek-V3"]
 
@@ -163,6 +180,8 @@ def test_a_config_json_gives_the_size_that_the_model_is_known_by(
         ("DeepSeek-V2-Lite", 576 * 27),
         ("Jamba-52B", 2 * 8 * 128 * 4),
         ("Qwen3-Next-80B-A3B", 2 * 2 * 256 * 12),
+        ("Qwen3.5-397B-A17B", 2 * 2 * 256 * 15),
+        ("GLM-5", 576 * 78),
         ("pruned", 2 * 8 * 128 * 80 * 0.75),
     ],
 )

@@ -42,7 +42,7 @@ _MARKS = (
     (("awq", "gptq", "int4", "w4a16", "4bit"), "int4"),
     (("int8", "w8a8", "w8a16"), "int8"),
 )
-"""What served names have of their weights' precision; without a mark, 16 bit."""
+"""What served names have of their weights' precision."""
 
 
 class Measured(Struct, frozen=True):
@@ -119,7 +119,7 @@ def _one(
         history.hours, "running", "replicas", "gpus", "requests_per_second", "input_per_second",
         "output_per_second",
     ):  # fmt: skip
-        ratio = _ratio(hour, engine, shape, gpu, precision_of(history.served_model))
+        ratio = _ratio(hour, engine, shape, gpu, precision_of(history.served_model, shape))
         if ratio is not None:
             ratios.append(ratio)
     if len(ratios) < LEAST_HOURS:
@@ -149,10 +149,10 @@ def _ratio(
     return given_out / replicas / estimate.output_tokens_per_second
 
 
-def precision_of(served_model: str) -> Precision:
-    """What a served name says of its weights."""
+def precision_of(served_model: str, shape: ModelShape) -> Precision:
+    """What a served name says of its weights, else what the model is published in, or 16 bit."""
     name = served_model.casefold()
     for marks, precision in _MARKS:
         if any(mark in name for mark in marks):
             return PRECISIONS[precision]
-    return PRECISIONS["bf16"]
+    return PRECISIONS[shape.precision or "bf16"]

@@ -53,7 +53,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--precision",
         choices=sorted(PRECISIONS),
-        help="of weights (default: what the config.json says, or bf16)",
+        help="of weights (default: as the model is published, or bf16)",
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import ChainMap
 from math import ceil
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 from msgspec.structs import replace
 
@@ -18,6 +18,8 @@ from gpucost.sizing.shapes import ModelShape, ShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from gpucost.sizing.precision import PrecisionName
 
     Config = Mapping[str, object]
 
@@ -201,12 +203,23 @@ def _windows(
     return 0, 0
 
 
-_METHODS = {"fp8": "fp8", "fbgemm_fp8": "fp8", "mxfp4": "fp4", "awq": "int4", "gptq": "int4"}
-_BITS = {(4, "int"): "int4", (8, "int"): "int8", (8, "float"): "fp8", (4, "float"): "fp4"}
+_METHODS: Mapping[str, PrecisionName] = {
+    "fp8": "fp8",
+    "fbgemm_fp8": "fp8",
+    "mxfp4": "fp4",
+    "awq": "int4",
+    "gptq": "int4",
+}
+_BITS: Mapping[tuple[int, str], PrecisionName] = {
+    (4, "int"): "int4",
+    (8, "int"): "int8",
+    (8, "float"): "fp8",
+    (4, "float"): "fp4",
+}
 """By bits of a weight, and its kind."""
 
 
-def _precision(config: Config) -> str:
+def _precision(config: Config) -> PrecisionName | Literal[""]:
     """What `quantization_config` says of the weights; empty where it says nothing that is known."""
     said = config.get("quantization_config")
     if not isinstance(said, dict):

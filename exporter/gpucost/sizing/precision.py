@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from gpucost.sizing.gpus import GpuSpeed
 
 Rate = Literal["single", "half", "fp8", "int8"]
+PrecisionName = Literal["fp32", "bf16", "fp16", "fp8", "int8", "fp4", "int4", "q4_k_m"]
 
 
 class Precision(Struct, frozen=True):
@@ -18,7 +19,7 @@ class Precision(Struct, frozen=True):
     `rate` is the fastest arithmetic; a GPU without it turns weights into 16 bits as it goes.
     """
 
-    name: str
+    name: PrecisionName
     weight_bytes: float
     rate: Rate
     text: str

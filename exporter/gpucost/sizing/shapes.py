@@ -7,12 +7,13 @@ layers are dense or mixtures of experts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from gpucost.sizing.facts import typed
+from gpucost.sizing.precision import PrecisionName  # noqa: TC001 - msgspec reads it
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +56,7 @@ class ModelShape(Struct, frozen=True, forbid_unknown_fields=True):
     rope_width: int = 0
     window: int = 0
     windowed_layers: int = 0
-    precision: str = ""
+    precision: PrecisionName | Literal[""] = ""
     guessed: bool = False
 
     @property
