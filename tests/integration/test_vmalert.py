@@ -101,16 +101,16 @@ def watch(
             ),
         ):
             stack.enter_context(running(command, folder / log, Prometheus(port).ready))
-        scrape = f"-promscrape.config={folder}/scrape.yml"
+        # As it is by default: an answer of now is of half a minute ago.
+        options = [f"-promscrape.config={folder}/scrape.yml", "-search.latencyOffset=30s"]
         store = stack.enter_context(
-            victoria_metrics(folder, executable("victoria-metrics"), [scrape])
+            victoria_metrics(folder, executable("victoria-metrics"), options)
         )
         url = f"http://127.0.0.1:{store.port}"
         vmalert = [
             executable("vmalert"),
             *(f"-rule={folder}/{name}" for name in PACK),
             *(f"-{what}.url={url}" for what in ("datasource", "remoteRead", "remoteWrite")),
-            "-remoteWrite.flushInterval=1s",
             f"-notifier.url=http://127.0.0.1:{alerts}",
         ]
         yield Watch(store, vmalert, pager, folder)
