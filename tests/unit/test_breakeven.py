@@ -391,8 +391,8 @@ def test_what_is_printed_has_crossings_and_a_picture(
         ),
         (("--workload", "a/b"), "--workload: of which --prometheus?"),
         (
-            ("--requests-per-second", "1", "--seconds", "1", "--html", "/gone/page.html"),
-            "--html: /gone/page.html: No such file",
+            ("--requests-per-second", "1", "--seconds", "1", "--html", "/dev/null/page.html"),
+            "/dev/null/page.html: cannot be written: ",
         ),
         (("--workload", "a", "--prometheus", "http://127.0.0.1:9"), "is not NAMESPACE/NAME"),
         (

@@ -212,7 +212,7 @@ def smaller(it: Line) -> dict[str, str]:
     return {found.kind: found.title for found in fit.smaller(known)}
 
 
-OFFERS = offers({"us-east-1"})
+OFFERS = offers([NODE])
 PRICE = OtherPrice(key().pool, 6.88, {"spot": 2.0, "reserved": 4.0})
 
 
@@ -227,10 +227,8 @@ def test_the_smallest_instance_that_peaks_fit_is_named() -> None:
 def test_a_cheaper_gpu_fits_in_memory_and_in_speed_and_is_of_the_same_cloud() -> None:
     found = smaller(small(0.05, 12))
     named = found["cheaper_gpu"].rsplit(" ", 1)[1]
-    offer = min(
-        (it for it in OFFERS if it.model == named and it.provider == "aws"),
-        key=lambda it: it.usd_per_gpu_hour,
-    )
+    here = OFFERS["aws", "us-east-1", "on_demand"]
+    offer = min((it for it in here if it.gpu_model == named), key=lambda it: it.usd_per_gpu_hour)
     assert offer.usd_per_gpu_hour < PRICE.usd_per_hour
     assert hardware()["h100-80gb"].memory_gib == 80
     assert "cheaper_gpu" not in smaller(small(0.8, 12)), "it would be too slow"
@@ -238,6 +236,16 @@ def test_a_cheaper_gpu_fits_in_memory_and_in_speed_and_is_of_the_same_cloud() ->
     it = small(0.05, 12)
     known = facts(it, hardware=hardware(), offers=OFFERS, prices=(PRICE,), nodes=(other_cloud,))
     assert all(found.kind != "cheaper_gpu" for found in fit.smaller(known))
+
+
+def test_prices_that_are_the_same_everywhere_are_of_every_region() -> None:
+    """Oracle's: its cheaper GPUs are found too."""
+    ashburn = replace(NODE, provider="oci", region="us-ashburn-1")
+    it = small(0.05, 12)
+    known = facts(
+        it, hardware=hardware(), offers=offers([ashburn]), prices=(PRICE,), nodes=(ashburn,)
+    )
+    assert "cheaper_gpu" in {found.kind for found in fit.smaller(known)}
 
 
 def test_what_is_half_busy_or_never_ran_is_not_made_smaller() -> None:

@@ -16,6 +16,7 @@ from gpucost.advice.breakeven.demand import Demand, Replica, Tokens
 from gpucost.advice.breakeven.ways import api_prices, serverless_prices
 from gpucost.advice.breakeven.week import WeekError, week_of
 from gpucost.advice.promql import matchers
+from gpucost.advice.write import write
 from gpucost.config import ConfigError
 from gpucost.facts_files import shipped_facts
 from gpucost.sizing.engines import ENGINES
@@ -113,10 +114,7 @@ def run(given: argparse.Namespace) -> int:
         raise ConfigError("--api: prices are by token; give --input-tokens and --output-tokens.")
     outcome = compared(choose.ways(demand, terms, serverless, apis), demand)
     if given.html is not None:
-        try:
-            given.html.write_text(page.page(outcome, remarks), encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--html: {given.html}: {error.strerror}.") from error
+        write(given.html, page.page(outcome, remarks))
     if given.json:
         flags.print_json(text.document(outcome, remarks))
     else:

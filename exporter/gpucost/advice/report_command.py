@@ -21,7 +21,7 @@ from gpucost.advice.report import focus, html, invoice, market, text
 from gpucost.advice.report.choose import actions, choose, spent_by
 from gpucost.advice.report.compose import compose
 from gpucost.advice.report.observe import observe
-from gpucost.config import ConfigError
+from gpucost.advice.write import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,7 +103,7 @@ def _run(given: argparse.Namespace) -> int:
         sys.stdout.write(page)
         sys.stdout.flush()
     else:
-        _write(Path(time.strftime(str(output))), page)
+        write(Path(time.strftime(str(output))), page)
     if given.patch is not None:
         _write_patches(given.patch, report)
     if given.webhook is not None:
@@ -121,8 +121,7 @@ def _facts(given: argparse.Namespace, *, by_node: bool) -> Facts:
     finally:
         prometheus.close()
         tell("")
-    regions = {node.region for node in facts.nodes}
-    return replace(facts, hardware=market.hardware(), offers=market.offers(regions))
+    return replace(facts, hardware=market.hardware(), offers=market.offers(facts.nodes))
 
 
 def _terminal(report: Report, _: Facts) -> str:
@@ -150,17 +149,6 @@ def _format(given: argparse.Namespace) -> str:
     return _ENDINGS.get(given.output.suffix, chosen)
 
 
-def _write(path: Path, page: str) -> None:
-    """Whole or not at all: who reads it at that moment has the one before."""
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(page, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
-
-
 def _write_patches(folder: Path, report: Report) -> None:
     for it in report.actions:
         if it.patch:
@@ -168,7 +156,7 @@ def _write_patches(folder: Path, report: Report) -> None:
             safe = "".join(c if c.isalnum() or c in "-._" else "_" for c in name)
             head = f"# {it.title}\n# {it.why}\n# Saves about {it.usd_per_month:.2f} USD a month."
             lines = f"{head}\n# Confidence {it.confidence}, risk {it.risk}: {it.risk_words}\n"
-            _write(folder / f"{safe}.yaml", f"{lines}# Review it: nothing was applied.\n{it.patch}")
+            write(folder / f"{safe}.yaml", f"{lines}# Review it: nothing was applied.\n{it.patch}")
 
 
 def _zone(name: str) -> ZoneInfo:

@@ -87,6 +87,12 @@ def gpu_speeds(facts: Facts, models: Iterable[GpuModel]) -> dict[str, GpuSpeed]:
     return found
 
 
+def compute_part(gpu: GpuSpeed) -> float:
+    """Of a whole GPU's compute, what a MIG instance has by its slices."""
+    match = _PROFILE.match(gpu.profile)
+    return int(match[1]) / mig_slices(gpu.gpu_model) if match else 1.0
+
+
 def instances(gpu: GpuSpeed) -> tuple[GpuSpeed, ...]:
     """The MIG instances of a GPU, smallest first.
 
@@ -99,8 +105,8 @@ def instances(gpu: GpuSpeed) -> tuple[GpuSpeed, ...]:
         match = _PROFILE.match(profile)
         if match is None:
             raise FactsError(f"table gpu, {gpu.gpu_model}: `{profile}` is no MIG profile")
-        slices, gib = int(match[1]), float(match[2])
-        compute = slices / mig_slices(gpu.gpu_model)
+        gib = float(match[2])
+        compute = compute_part(replace(gpu, profile=profile))
         if compute == 1.0:
             continue
         memory = min(1.0, gib / gpu.memory_gib)

@@ -9,6 +9,7 @@ from gpucost.advice.report.evidence import given_back, query
 from gpucost.advice.report.facts import GIB, WHOLE, Action, Claim, mig_resource
 from gpucost.advice.report.fit import ROOM, hardware_of
 from gpucost.advice.report.questions import WAITING, asked
+from gpucost.sizing.gpus import instances
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,7 +165,7 @@ def _taken(free: list[dict[str, float]], waiting: Pending, most: int) -> int:
 def _size(facts: Facts, key: Key, waiting: Pending) -> float:
     """Of a GPU, what one of what they ask for is."""
     own = hardware_of(facts, key.gpu_model)
-    parts = own.instances if own else ()
+    parts = instances(own) if own else ()
     return next((it.share for it in parts if mig_resource(it.profile) == waiting.resource), 1.0)
 
 

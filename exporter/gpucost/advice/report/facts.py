@@ -11,7 +11,10 @@ from gpucost.model import HOUR_SECONDS, WASTE_STATES
 from gpucost.sizing.offers import HOURS_PER_MONTH
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from gpucost.sizing.gpus import GpuSpeed
+    from gpucost.sizing.offers import Offer
 
 WEEK_HOURS = 168
 GIB = 1 << 30
@@ -230,32 +233,8 @@ class OtherPrice(Struct, frozen=True):
     other_usd_per_hour: Mapping[str, float]
 
 
-class Hardware(Struct, frozen=True):
-    """A GPU model, or a MIG instance of one. None is not known."""
-
-    model: str
-    memory_gib: float
-    half_tflops: float | None = None
-    bandwidth_gb_s: float | None = None
-    profile: str = ""
-    compute: float = 1.0
-    """Of the whole GPU's compute, by slices."""
-    share: float = 1.0
-    """Of the GPU that nobody else can have: by compute or memory, whichever is more."""
-    instances: tuple[Hardware, ...] = ()
-
-
-class Offer(Struct, frozen=True):
-    """An instance type of the catalogue: USD an hour for one of its GPUs in a region."""
-
-    provider: str
-    instance_type: str
-    model: str
-    gpus: float
-    region: str
-    capacity_type: str
-    usd_per_gpu_hour: float
-    source: str
+Market = tuple[str, str, str]
+"""Provider, region and capacity type."""
 
 
 class Note(Struct, frozen=True):
@@ -290,8 +269,8 @@ class Facts(Struct, frozen=True):
     services: tuple[Service, ...] = ()
     pending: tuple[Pending, ...] | None = None
     prices: tuple[OtherPrice, ...] = ()
-    hardware: Mapping[str, Hardware] = {}
-    offers: tuple[Offer, ...] = ()
+    hardware: Mapping[str, GpuSpeed] = {}
+    offers: Mapping[Market, Sequence[Offer]] = {}
     notes: tuple[Note, ...] = ()
     floors: Mapping[Pool, float] = {}
     """USD that the work in a pool cost in its cheapest hour: what is idle or free is not in it."""

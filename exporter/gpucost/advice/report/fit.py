@@ -13,11 +13,14 @@ from gpucost.advice.report import patches
 from gpucost.advice.report.evidence import dollars, of_workload, query
 from gpucost.advice.report.facts import GIB, RUNNING, Action, Claim
 from gpucost.pricing.names import plain
+from gpucost.sizing.gpus import compute_part, instances
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gpucost.advice.report.facts import Facts, Hardware, Level, Line, Offer
+    from gpucost.advice.report.facts import Facts, Level, Line
+    from gpucost.sizing.gpus import GpuSpeed
+    from gpucost.sizing.offers import Offer
 
 UNDERUSED = 0.5
 """Mean activity from which nothing is looked for."""
@@ -49,7 +52,7 @@ def smaller(facts: Facts) -> Iterator[Action]:
         yield from _cheaper(facts, line, peak, gib, own)
 
 
-def hardware_of(facts: Facts, model: str) -> Hardware | None:
+def hardware_of(facts: Facts, model: str) -> GpuSpeed | None:
     """What is known of a model by NVML's name or a price list's."""
     return facts.hardware.get(plain(model))
 
@@ -78,7 +81,7 @@ def _fewer(facts: Facts, line: Line, peak: float) -> Iterator[Action]:
     )
 
 
-def _shared(facts: Facts, line: Line, peak: float, gib: float, own: Hardware) -> Iterator[Action]:
+def _shared(facts: Facts, line: Line, peak: float, gib: float, own: GpuSpeed) -> Iterator[Action]:
     by_memory = int(ROOM * own.memory_gib / gib) if gib else MOST_SHARING
     by_time = int(ROOM / peak) if peak else MOST_SHARING
     pods = min(MOST_SHARING, by_memory, by_time)
@@ -102,9 +105,10 @@ def _shared(facts: Facts, line: Line, peak: float, gib: float, own: Hardware) ->
     )
 
 
-def _instance(facts: Facts, line: Line, peak: float, gib: float, own: Hardware) -> Iterator[Action]:
-    for it in own.instances:
-        if gib <= ROOM * it.memory_gib and peak <= ROOM * it.compute and it.share < 1 - WORTH:
+def _instance(facts: Facts, line: Line, peak: float, gib: float, own: GpuSpeed) -> Iterator[Action]:
+    for it in instances(own):
+        compute = compute_part(it)
+        if gib <= ROOM * it.memory_gib and peak <= ROOM * compute and it.share < 1 - WORTH:
             key = line.key
             resource = f"nvidia.com/mig-{it.profile}"
             yield _action(
@@ -114,7 +118,7 @@ def _instance(facts: Facts, line: Line, peak: float, gib: float, own: Hardware) 
                 title=f"Move {key.namespace}/{key.workload} to a MIG instance {it.profile}",
                 do=f"Ask for {resource} in place of nvidia.com/gpu, on a GPU that is cut so.",
                 why=f"Its peaks are {gib:.0f} GiB and {peak:.0%} activity; {it.profile} has"
-                f" {it.memory_gib:.0f} GiB and {it.compute:.0%} of the compute.",
+                f" {it.memory_gib:.0f} GiB and {compute:.0%} of the compute.",
                 ratio=1 - it.share,
                 confidence="medium",
                 risk="medium",
@@ -125,7 +129,7 @@ def _instance(facts: Facts, line: Line, peak: float, gib: float, own: Hardware) 
             return
 
 
-def _cheaper(facts: Facts, line: Line, peak: float, gib: float, own: Hardware) -> Iterator[Action]:
+def _cheaper(facts: Facts, line: Line, peak: float, gib: float, own: GpuSpeed) -> Iterator[Action]:
     """The cheapest GPU of the catalogue in the same region that its peaks fit."""
     key = line.key
     place = next(
@@ -134,22 +138,21 @@ def _cheaper(facts: Facts, line: Line, peak: float, gib: float, own: Hardware) -
     price = next((it.usd_per_hour for it in facts.prices if it.pool == key.pool), None)
     if place is None or price is None or own.half_tflops is None or own.bandwidth_gb_s is None:
         return
+    market = place.provider, place.region, key.capacity_type or "on_demand"
     best: tuple[float, Offer, float] | None = None
-    for offer in facts.offers:
-        other = hardware_of(facts, offer.model)
+    for offer in facts.offers.get(market, ()):
+        other, usd = hardware_of(facts, offer.gpu_model), offer.usd_per_gpu_hour
         if (
-            (offer.provider, offer.region) != (place.provider, place.region)
-            or offer.capacity_type != (key.capacity_type or "on_demand")
-            or other is None
+            other is None
             or other.half_tflops is None
             or other.bandwidth_gb_s is None
-            or offer.usd_per_gpu_hour >= (1 - WORTH) * price
+            or usd >= (1 - WORTH) * price
             or gib > ROOM * other.memory_gib
         ):
             continue
         slower = max(own.half_tflops / other.half_tflops, own.bandwidth_gb_s / other.bandwidth_gb_s)
-        if peak * slower <= ROOM and (best is None or offer.usd_per_gpu_hour < best[0]):
-            best = offer.usd_per_gpu_hour, offer, slower
+        if peak * slower <= ROOM and (best is None or usd < best[0]):
+            best = usd, offer, slower
     if best is None:
         return
     usd, offer, slower = best
@@ -157,16 +160,16 @@ def _cheaper(facts: Facts, line: Line, peak: float, gib: float, own: Hardware) -
         facts,
         line,
         kind="cheaper_gpu",
-        title=f"Move {key.namespace}/{key.workload} to {offer.model}",
-        do=f"Run it on {offer.instance_type} ({offer.region}): {usd:.2f} USD/h a GPU in place of"
-        f" {price:.2f} (price list, {offer.source}).",
-        why=f"Its peaks are {gib:.0f} GiB and {peak:.0%} activity, on {offer.model} about"
+        title=f"Move {key.namespace}/{key.workload} to {offer.gpu_model}",
+        do=f"Run it on {offer.instance_type} ({place.region}): {usd:.2f} USD/h a GPU in place of"
+        f" {price:.2f} (price list, {offer.source} {offer.day}).",
+        why=f"Its peaks are {gib:.0f} GiB and {peak:.0%} activity, on {offer.gpu_model} about"
         f" {min(1.0, peak * slower):.0%}.",
         ratio=1 - usd / price,
         confidence="medium" if slower <= 2 else "low",  # noqa: PLR2004 - twice as slow
         risk="medium",
         risk_words="Every request takes longer by the ratio of the models; try its latency first.",
-        expected=f"{offer.model} is slower by up to {slower:.1f} times (dense 16-bit rate and"
+        expected=f"{offer.gpu_model} is slower by up to {slower:.1f} times (dense 16-bit rate and"
         " memory bandwidth).",
     )
 
