@@ -1,4 +1,4 @@
-"""Take each side of each `or`, and each condition, out of the rules, and see which no test misses.
+"""Take each side of each `or`, each condition, each `for` out of the rules, and see what is missed.
 
     mutate_rules.py [--only WORD]      prints what no test misses; exit 1 if there is any
 
@@ -34,6 +34,7 @@ RULE = re.compile(
     r"        expr: (?P<expr>.*\n(?:          .*\n)*)"
 )
 ANNOTATIONS = re.compile(r"(?m)^        annotations:\n(?:          .*\n)+")
+FOR = re.compile(r"        for: .*\n")
 NOTHING = "(vector(0) > 1)"
 TOKEN = re.compile(
     r"""(?P<skip>\s*#.*|"(?:[^"\\]|\\.)*"|'[^']*')|(?P<word>[\w:]+)|(?P<sign>[(){},])"""
@@ -52,7 +53,7 @@ class Mutant(NamedTuple):
 
 
 def mutants(file: str, text: str) -> Iterator[Mutant]:
-    """Two for each `or`, one for each `and` and `unless` of the expressions."""
+    """Two for each `or`, one for each `and` and `unless` of the expressions, one for each `for`."""
     for rule in RULE.finditer(text):
         tokens = [it for it in TOKEN.finditer(text, *rule.span("expr")) if not it["skip"]]
         for number, token in enumerate(tokens):
@@ -60,6 +61,9 @@ def mutants(file: str, text: str) -> Iterator[Mutant]:
                 line = text.count("\n", 0, token.start()) + 1
                 for part, changed in changes(text, tokens[number:], rule.end("expr") - 1):
                     yield Mutant(file, rule["name"], line, part, changed)
+        if wait := FOR.match(text, rule.end()):
+            line = text.count("\n", 0, rule.end()) + 1
+            yield Mutant(file, rule["name"], line, "`for`", text[: rule.end()] + text[wait.end() :])
 
 
 def changes(text: str, tokens: list[re.Match[str]], end: int) -> Iterator[tuple[str, str]]:
