@@ -215,6 +215,7 @@ def test_the_terminal_and_markdown_have_the_same_figures(played: Month, report: 
         done = run(played, "--format", form)
         assert total in done.stdout
         assert "Free notebooks/ada" in done.stdout
+        assert "; 1,674" in done.stdout, "of the pods that are gone by the end"
         assert done.stderr == ""
 
 

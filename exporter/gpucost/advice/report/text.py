@@ -36,10 +36,11 @@ def summary(report: Report) -> list[tuple[str, str]]:
 
 
 def by_confidence(report: Report) -> str:
-    """How sure the savings are."""
-    return ", ".join(
-        f"{level} {money(usd)}" for level, usd in report.total.savings_by_confidence.items() if usd
-    )
+    """How sure the savings are, and what of them is of work that has ended."""
+    levels = report.total.savings_by_confidence.items()
+    words = ", ".join(f"{level} {money(usd)}" for level, usd in levels if usd)
+    over = sum(it.usd_per_month for it in report.actions if it.ended)
+    return f"{words}; {money(over)} over by now" if over else words
 
 
 def _part(usd: float, of: float) -> str:
