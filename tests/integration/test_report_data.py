@@ -169,3 +169,42 @@ def test_unknown_is_neither_idle_nor_zero(tmp_path: Path) -> None:
     assert found["services"] == []
     missing = [it["text"] for it in found["remarks"] if it["kind"] == "missing"]
     assert any("peak memory" in text and "rules/advice.yaml" in text for text in missing)
+
+
+@pytest.mark.parametrize(("gpus", "fits"), [(2.0, 1), (4.0, 0)])
+def test_a_gpu_whose_holder_is_not_known_is_not_free_for_a_pod_that_waits(
+    tmp_path: Path, gpus: float, fits: int
+) -> None:
+    """Four GPUs that no pod is known to hold: two are free, of two the kubelet is silent."""
+    own = {
+        name: value
+        for name, value in workload("", "chat", "unallocated").items()
+        if name not in ("namespace", "team", "workload", "workload_kind")
+    }
+    node = {"node": "n1", "node_pool": "l4", "region": "us-east-1", "provider": "aws"}
+    pod = {"namespace": "web", "pod": "wants-0", "container": "main", "resource": "nvidia_com_gpu"}
+    free = series("node:gpucost_gpus:rate5m", node="n1", state="unallocated")
+    unknown = series("node:gpucost_gpus:rate5m", node="n1", state="unattributed")
+    price = {"node": "n1", "gpu": "0", "uuid": "0", "gpu_model": "NVIDIA L4"}
+    values = {
+        SETTING: always(300.0),
+        series(RATE, **own): always(USD / HOUR),
+        series("gpucost_node_info", **node): always(1.0),
+        series("gpucost_gpu_price_usd_per_hour", **price): always(USD / 2),
+        free: always(2.0),
+        unknown: always(2.0),
+        **{
+            series("gpucost_gpu_info", node="n1", uuid=str(n), gpu_model="NVIDIA L4"): always(1.0)
+            for n in range(4)
+        },
+        series("kube_pod_container_resource_requests", **pod): always(gpus),
+        series("kube_pod_status_phase", namespace="web", pod="wants-0", phase="Pending"): (
+            always(1.0)
+        ),
+    }
+    with holding(tmp_path, values) as it:
+        found = report(it)
+    ways = [way for it in found["actions"] for way in (it, *it["instead"])]
+    told = [it["do"] for it in ways if it["kind"] == "reallocate"]
+    assert len(told) == fits
+    assert all("1 of 1 of web/wants-0 (2 gpu" in it for it in told)

@@ -42,8 +42,10 @@ def nodes(asker: Asker, weight: float, seen_seconds: float) -> tuple[Node, ...]:
         labels(it, "cluster, node"): it.labels.get("gpu_model", "") for it in asker.at(ask.PRICE)
     }
     now: defaultdict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+    known_free = {labels(it, "cluster, node"): it.value for it in asker.at(ask.NODE_FREE_NOW)}
     for row in asker.at(ask.FREE_GPUS):
-        now[labels(row, "cluster, node")][WHOLE] = row.value
+        node = labels(row, "cluster, node")
+        now[node][WHOLE] = min(row.value, round(known_free.get(node, 0.0)))
     for row in asker.at(ask.FREE_INSTANCES):
         now[labels(row, "cluster, node")][mig_resource(row.labels.get("profile", ""))] = row.value
     found = {}

@@ -168,7 +168,13 @@ FREE_GPUS = Question(
     " unless on (cluster, node, uuid) gpucost_gpu_healthy == 0)",
     "",
 )
-"""Whole GPUs that nobody holds now. (At one moment: as few rows as there are nodes.)"""
+"""Whole GPUs that no pod is known to hold. (At one moment: as few rows as there are nodes.)"""
+NODE_FREE_NOW = Question(
+    "max by (cluster, node) ("
+    'last_over_time(node:gpucost_gpus:rate5m{state="unallocated",$match}[15m]))',
+    "capacity.yaml",
+)
+"""And how many are known to be free: the holder of some may not be known."""
 FREE_INSTANCES = Question(
     "count by (cluster, node, profile) (max by (cluster, node, uuid, mig_uuid, profile) ("
     "gpucost_mig_info{$match}) unless on (cluster, node, mig_uuid) gpucost_pod_gpu_share_ratio"
