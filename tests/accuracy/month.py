@@ -185,6 +185,10 @@ class Life:
             series(self.node, "gpucost_billing_month_start_timestamp_seconds", month): START,
         }
         ledger = ("ledger", f"{self.born:.0f}")
+        # Of GPU-seconds the rules of money ask no more than whether a ledger shows any.
+        page[series(self.node, "gpucost_workload_gpu_seconds_total", month, ledger)] = (
+            seen - self.born
+        )
         for (namespace, workload), held in seconds.items():
             named = (("namespace", namespace), ("workload", workload)) if namespace else ()
             state = ("state", "used" if namespace else "unallocated")

@@ -105,8 +105,21 @@ def test_rules_are_written_so_that_they_hold_everywhere(name: str, expression: s
     assert "[30d]" not in expression
 
 
+SLOW = (
+    "gpucost-advice.rules",
+    "gpucost-expensive",
+    "gpucost-expensive.rules",
+    "gpucost-month-states.rules",
+    "gpucost-serving",
+    "gpucost-serving-hour.rules",
+    "gpucost-work-hour.rules",
+)
+"""Groups of what is a mean of an hour, changes slowly, or pages after many minutes."""
+
+
 def test_groups_are_evaluated_within_the_lookback() -> None:
     others = {"gpucost-scaling.rules": "15s", "gpucost-month-kept.rules": "10m"}
+    others |= dict.fromkeys(SLOW, "3m")
     for _, group in GROUPS:
         assert group["interval"] == others.get(group["name"], "1m"), group["name"]
     assert len({group["name"] for _, group in GROUPS}) == len(GROUPS)

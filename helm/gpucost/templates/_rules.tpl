@@ -194,7 +194,7 @@ The rule files for the settings, as scripts/render_rules.py makes them; a test c
 {{- end -}}
 {{- end -}}
 {{- if $rules -}}
-{{- $interval := ternary .interval $settings.interval (has .name (list "gpucost-scaling.rules" "gpucost-month-kept.rules")) -}}
+{{- $interval := ternary $settings.interval .interval (eq .interval "1m") -}}
 {{- $groups = append $groups (merge (dict "rules" $rules "interval" $interval) .) -}}
 {{- end -}}
 {{- end -}}
