@@ -181,7 +181,7 @@ def test_a_gpu_whose_holder_is_not_known_is_not_free_for_a_pod_that_waits(
         for name, value in workload("", "chat", "unallocated").items()
         if name not in ("namespace", "team", "workload", "workload_kind")
     }
-    node = {"node": "n1", "node_pool": "l4", "region": "us-east-1", "provider": "aws"}
+    node = {"node": "n1", "node_pool": "l4", "capacity_type": "on_demand"}
     pod = {"namespace": "web", "pod": "wants-0", "container": "main", "resource": "nvidia_com_gpu"}
     free = series("node:gpucost_gpus:rate5m", node="n1", state="unallocated")
     unknown = series("node:gpucost_gpus:rate5m", node="n1", state="unattributed")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gpucost.advice.promql import matchers
 from gpucost.advice.report.evidence import given_back, query
-from gpucost.advice.report.facts import GIB, WHOLE, Action, Claim, mig_resource
+from gpucost.advice.report.facts import GIB, WHOLE, Action, Claim, Pool, mig_resource
 from gpucost.advice.report.fit import ROOM, hardware_of
 from gpucost.advice.report.questions import WAITING, asked
 from gpucost.sizing.gpus import instances
@@ -77,8 +77,12 @@ def _pool(key: Key) -> str:
 
 
 def _on_pool(facts: Facts, key: Key) -> list[Node]:
-    mine = (key.cluster, key.node_pool, key.gpu_model)
-    return [it for it in facts.nodes if (it.cluster, it.node_pool, it.gpu_model) == mine]
+    mine = key.pool
+    return [
+        it
+        for it in facts.nodes
+        if Pool(it.cluster, it.node_pool, it.gpu_model, it.capacity_type) == mine
+    ]
 
 
 def _nodes(facts: Facts, key: Key) -> tuple[str, bool]:
