@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import render_rules
+from gpucost.advice.report import questions
 from gpucost.catalog import FAMILIES
 from programs import ROOT
 from promql_names import metrics_of
@@ -248,3 +249,21 @@ def test_the_command_refuses_to_write_other_settings_over_the_defaults(
 ) -> None:
     assert render_rules.main(["--settings", str(RULES / "settings" / "demo.yaml")]) == 2
     assert "--out" in capsys.readouterr().err
+
+
+def test_what_the_report_sums_over_time_is_evaluated_as_often_as_the_settings_are() -> None:
+    """It weighs every sample by how often those were: one that came less often would count less."""
+    asked = [it.promql for it in vars(questions).values() if isinstance(it, questions.Question)]
+    summed = {
+        name
+        for query in asked
+        for name in re.findall(r"(?:sum|count)_over_time\(\s*(\w+:[\w:]+)", query)
+    }
+    assert "workload:gpucost_saving_usd:rate5m" in summed
+    pace = {
+        rule["record"]: group["interval"]
+        for _, group in GROUPS
+        for rule in group["rules"]
+        if "record" in rule
+    }
+    assert {pace[name] for name in summed} == {pace["gpucost:stale_after_seconds:setting"]}
