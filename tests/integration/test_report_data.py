@@ -116,6 +116,24 @@ def test_a_ruler_that_stood_still_is_told_and_the_ledger_believed(tmp_path: Path
     assert "85.0% of what the ledgers charged" in remarks["scaled"]
 
 
+def test_a_gap_without_rules_is_told_with_what_it_leaves_out(tmp_path: Path) -> None:
+    """Ten hours without a scrape: the counter went on, and no hour shows it."""
+    gap = range(START + 100 * HOUR, START + 110 * HOUR)
+    labels = {**workload("", "chat"), "node": "n1", "month": "2026-01", "ledger": "1"}
+    del labels["node_pool"]
+    values = {
+        series("gpucost_workload_cost_usd_total", **labels): (
+            lambda at: None if at in gap else USD * (at - START) / HOUR
+        )
+    }
+    with holding(tmp_path, values) as it:
+        found = report(it)
+    remarks = {it["kind"]: it["text"] for it in found["remarks"]}
+    assert "No counter rose in 10 hours of 10 days" in remarks["gaps"]
+    assert found["total"]["usd"] == pytest.approx(USD * (DAYS * 24 - 10), rel=0.01)
+    assert found["total"]["usd_per_month"] == pytest.approx(USD * 730, rel=0.01)
+
+
 def test_clusters_of_one_prometheus_are_told_apart(tmp_path: Path) -> None:
     values = {
         SETTING: always(300.0),

@@ -115,8 +115,14 @@ def cost(asker: Asker, evaluated: Evaluated | None) -> Fold:
             "What could be given back is not recorded in all of this time (rules/advice.yaml):"
             " where it is not, it is reckoned from whole hours of the clock.",
         )
-    if evaluated is None and fold.first_hour is not None:
-        _narrow(asker, fold.first_hour)
+    if evaluated is None and (seen := fold.hours):
+        _narrow(asker, min(seen))
+        if missing := (max(seen) - min(seen)) / HOUR + 1 - len(seen):
+            asker.note(
+                "gaps",
+                f"No counter rose in {days(missing * HOUR)} of {days(asker.end - asker.start)}:"
+                " what was spent while nothing was scraped is not in these figures.",
+            )
     return fold
 
 

@@ -140,9 +140,9 @@ class Fold:
         return found
 
     @property
-    def first_hour(self) -> float | None:
-        """When the first hour with dollars began; None where there was none."""
-        return min((at for hours in self._pools.values() for at in hours), default=None)
+    def hours(self) -> set[float]:
+        """When the hours with dollars began."""
+        return {at for hours in self._pools.values() for at in hours}
 
     def floors(self, hours: Iterable[float]) -> dict[Pool, float]:
         """What the work in each pool cost in its cheapest of these hours."""

@@ -26,13 +26,14 @@ def observe(
     asker = Asker(prometheus, span, zone, match)
     evaluated = dollars.evaluated(asker)
     fold = dollars.cost(asker, evaluated)
-    seen_seconds = evaluated.seen_seconds if evaluated else asker.end - asker.start
+    seen_seconds = min(asker.end - asker.start, len(fold.hours) * HOUR)
     hours = whole_hours = tuple(
         asker.start + n * HOUR for n in range(round((asker.last_hour_ends - asker.start) / HOUR))
     )
     weight = 0.0
     if evaluated:
         weight, hours, whole_hours = evaluated.seconds, evaluated.hours, evaluated.whole_hours
+        seen_seconds = evaluated.seen_seconds
     lines = fold.lines(hours)
     if not lines:
         raise SourceError(
