@@ -14,8 +14,9 @@ beside it, for machines that do. Printed as tests/bench/run.py prints: name valu
 
     python tests/bench/rules.py [GPUS] [--minutes 10] [--slowest 0]      (default 20000 GPUs)
 
-Of 20,000 GPUs (2.7 million series) all groups took 17.9 s, 29.8 % of a minute, and 21 s of
-processor time on Prometheus 3.16 with two cores, tests running beside it (2026-11-28). Ranges of
+Of 20,000 GPUs (2.7 million series) all groups took 17.5 s, 29.2 % of a minute, and 16 s of
+processor time on Prometheus 3.16 with two cores, of which promtool and a cluster took more than
+one (2026-11-28). Ranges of
 hours and days are read of what a run has recorded so far, which is less than a day's.
 
 `--slowest` prints that many rules. 20,000 GPUs need 16 GiB; time grows in proportion.
