@@ -289,6 +289,9 @@ def test_spot_is_for_what_can_be_begun_again() -> None:
     brief = replace(line(key(kind="Pod"), used=100.0), longest_hours=3)
     assert kinds(brief) == ["medium"]
     assert kinds(replace(brief, longest_hours=30)) == []
+    begun = replace(brief, held_hours=3)
+    assert kinds(begun) == [], "its first hold goes on"
+    assert kinds(replace(begun, last_seconds=MONTH / 2)) == ["medium"]
     assert kinds(replace(brief, key=key(kind="Notebook"))) == []
     assert kinds(line(key(kind="Job", capacity="spot"), used=100.0)) == []
 

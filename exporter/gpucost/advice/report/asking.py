@@ -73,6 +73,9 @@ def labels(row: Row, names: str) -> tuple[str, ...]:
 
 def days(seconds: float) -> str:
     """A duration for a person."""
+    if seconds < HOUR:
+        minutes = round(seconds / 60)
+        return "1 minute" if minutes == 1 else f"{minutes} minutes"
     hours = f"{seconds / HOUR:.3g}"
     if seconds < 48 * HOUR:
         return "1 hour" if hours == "1" else f"{hours} hours"

@@ -9,6 +9,7 @@ from gpucost.advice.report import patches
 from gpucost.advice.report.evidence import dollars, of_workload, query
 from gpucost.advice.report.facts import Action, Claim, Place
 from gpucost.advice.report.fold import WORKING
+from gpucost.model import HOUR_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +26,8 @@ REPLICATED = ("Deployment", "ReplicaSet", "InferenceService")
 LEAST_REPLICAS = 2.0
 HAS_STATE = ("StatefulSet", "Notebook")
 SHORT_HOURS = 6
-"""A hold that is over by then loses little when its node is taken away."""
+"""A hold that is over by then loses little when its node is taken away. How long one takes that
+goes on is not known."""
 NOT_FOR_SPOT = ("failing", "terminating")
 """States that are to be ended, not to be had for less."""
 WORTH = 0.1
@@ -47,12 +49,14 @@ def spot(facts: Facts) -> Iterator[Action]:
             continue
         tolerant = key.workload_kind in RESTART_TOLERANT
         replicated = key.workload_kind in REPLICATED and (line.gpus or 0.0) >= LEAST_REPLICAS
-        short = line.longest_hours <= SHORT_HOURS and key.workload_kind not in HAS_STATE
+        over = line.held_hours > line.longest_hours or line.last_seconds + HOUR_SECONDS < facts.end
+        short = over and line.longest_hours <= SHORT_HOURS and key.workload_kind not in HAS_STATE
         if not (tolerant or replicated or short):
             continue
         why = "Its replicas can be lost one by one."
         if short:
-            why = f"It never held GPUs for more than {line.longest_hours} hours: little is lost."
+            most = f"{line.longest_hours} hours" if line.longest_hours != 1 else "an hour"
+            why = f"It never held GPUs for more than {most}: little is lost."
         if tolerant:
             why = f"A {key.workload_kind} begins again where it stopped, if it checkpoints."
         yield Action(
