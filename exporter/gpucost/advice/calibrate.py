@@ -16,7 +16,7 @@ from msgspec import Struct
 from gpucost.advice.histories import both
 from gpucost.sizing.engines import engine_named
 from gpucost.sizing.inference import Request, Service, divides, served
-from gpucost.sizing.precision import PRECISIONS, Precision
+from gpucost.sizing.precision import PRECISIONS, Precision, published
 from gpucost.sizing.recommend_serving import OTHERS
 from gpucost.sizing.shapes import find_shape
 
@@ -155,4 +155,4 @@ def precision_of(served_model: str, shape: ModelShape) -> Precision:
     for marks, precision in _MARKS:
         if any(mark in name for mark in marks):
             return PRECISIONS[precision]
-    return PRECISIONS[shape.precision or "bf16"]
+    return published(shape)

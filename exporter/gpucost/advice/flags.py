@@ -19,7 +19,7 @@ from gpucost.sizing.engines import DEFAULT_ENGINE, ENGINES, engine_named
 from gpucost.sizing.facts import FactsError
 from gpucost.sizing.gpus import GpuSpeed, gpu_speeds
 from gpucost.sizing.offers import Offer, Wanted, by_model, offers, own_offers
-from gpucost.sizing.precision import PRECISIONS, Precision
+from gpucost.sizing.precision import PRECISIONS, Precision, published
 from gpucost.sizing.shapes import (
     ModelShape,
     ShapeError,
@@ -168,7 +168,7 @@ def model(given: argparse.Namespace, known: Facts) -> ModelShape:
 
 def precision(given: argparse.Namespace, of: ModelShape) -> Precision:
     """The precision of the flags, or what the model's weights are published in."""
-    return PRECISIONS[given.precision or of.precision or "bf16"]
+    return PRECISIONS[given.precision] if given.precision else published(of)
 
 
 def _named(name: str, tables: Facts) -> ModelShape:

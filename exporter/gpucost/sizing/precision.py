@@ -8,6 +8,7 @@ from msgspec import Struct
 
 if TYPE_CHECKING:
     from gpucost.sizing.gpus import GpuSpeed
+    from gpucost.sizing.shapes import ModelShape
 
 Rate = Literal["single", "half", "fp8", "int8"]
 PrecisionName = Literal["fp32", "bf16", "fp16", "fp8", "int8", "fp4", "int4", "q4_k_m"]
@@ -44,6 +45,11 @@ PRECISIONS: dict[str, Precision] = {
 }
 
 HALF_BYTES = 2.0
+
+
+def published(model: ModelShape) -> Precision:
+    """What its weights are published in; 16 bit where that is not said."""
+    return PRECISIONS[model.precision or "bf16"]
 
 
 def tera_per_second(gpu: GpuSpeed, precision: Precision) -> float | None:

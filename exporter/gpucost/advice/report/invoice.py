@@ -24,7 +24,7 @@ from gpucost.advice.report.document import Billed, Invoice
 from gpucost.config import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
     from typing import IO
 
@@ -335,16 +335,15 @@ def _whole(kind: str, rows: list[Billed]) -> Billed:
     )
 
 
-def _sum(values: Iterator[float | None]) -> float | None:
+def _sum(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 
 
-def _all(values: Iterator[float | None]) -> float | None:
+def _all(values: Iterable[float | None]) -> float | None:
     """Their sum; not known where one of them is not."""
     every = list(values)
-    known = [value for value in every if value is not None]
-    return sum(known) if every and len(known) == len(every) else None
+    return None if None in every else _sum(every)
 
 
 def _reason(
