@@ -16,8 +16,8 @@ beside it, for machines that do. Printed as tests/bench/run.py prints: name valu
 
 Of 20,000 GPUs (2.7 million series) all groups took 12.2 s, 20.3 % of a minute, and 16.5 s of
 processor time on Prometheus 3.16 with two cores; 29.2 % where promtool and a cluster took more than
-one of them (2026-11-28). Ranges of hours and days
-are read of what a run has recorded so far, which is less than a day's.
+one of them (2026-11-28). Ranges of hours and days are read of what a run has recorded so far, which
+is less than a day's.
 
 `--slowest` prints that many rules. 20,000 GPUs need 16 GiB; time grows in proportion.
 GPUCOST_PROMETHEUS names another Prometheus than the one that make fetched.
